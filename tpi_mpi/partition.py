@@ -1,0 +1,107 @@
+"""Who owns which heads and columns: the one place that decides it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+
+from tpi_mpi.config import ModelConfig
+from tpi_mpi.errors import UserError
+
+Bounds = tuple[int, int]
+"""A half-open range, as (start, stop)."""
+
+# Feed-forward columns are dealt in groups of at most this many (256 bytes of bfloat16, so that no rank's rows of
+# down_proj begin inside another's cache line), in smaller ones where that would leave the ranks unequal.
+_COLUMN_GROUP = 128
+
+
+def bounds(total: int, ratios: Sequence[float], group: int = 1) -> tuple[Bounds, ...]:
+    """Deals ``total`` things in order, in groups of ``group``, to as many owners as there are ratios.
+
+    Every owner gets at least one group, and beyond that as near to its ratio as whole groups allow; the last
+    group may be short. There must be at least as many groups as ratios.
+    """
+    groups = -(-total // group)
+    assert groups >= len(ratios), f"{groups} groups cannot be dealt to {len(ratios)} owners"
+    cuts = [0]
+    for owner, share in enumerate(accumulate(ratios), start=1):
+        wanted = round(groups * share / sum(ratios))
+        cuts.append(min(max(wanted, cuts[-1] + 1), groups - (len(ratios) - owner)))
+    return tuple(pairwise(min(cut * group, total) for cut in cuts))
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How one model is dealt to ``size`` ranks. The same on every rank; stored in every slab.
+
+    heads: each rank's query heads.
+    columns: each rank's columns of the feed-forward block.
+    vocabulary: the rows of the output head, all on rank 0, in slices that are blocks of their own.
+    group: query heads that share one key-value head.
+    """
+
+    heads: tuple[Bounds, ...]
+    columns: tuple[Bounds, ...]
+    vocabulary: tuple[Bounds, ...]
+    group: int
+
+    @property
+    def size(self) -> int:
+        return len(self.heads)
+
+    def kv_heads(self, rank: int) -> Bounds:
+        """The key-value heads that this rank's query heads read: a rank holds a copy of every one it needs."""
+        start, stop = self.heads[rank]
+        return start // self.group, -(-stop // self.group)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Partition":
+        ranges = {key: tuple((int(a), int(b)) for a, b in value[key]) for key in ("heads", "columns", "vocabulary")}
+        return cls(**ranges, group=int(value["group"]))
+
+    @classmethod
+    def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":
+        """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
+
+        Raises UserError where there are more ranks than query heads or feed-forward columns, or where the ratios
+        are not one positive number a rank.
+        """
+        ratios = tuple(ratios or (1.0,) * size)
+        _check(config, size, ratios)
+        heads = bounds(config.num_attention_heads, ratios)
+        columns = bounds(config.intermediate_size, ratios, _column_group(config.intermediate_size, size))
+        group = config.num_attention_heads // config.num_key_value_heads
+        return cls(heads, columns, _vocabulary_slices(config, heads[0], columns[0]), group)
+
+
+def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
+    if len(ratios) != size:
+        raise UserError(f"{len(ratios)} ratios for {size} ranks; one a rank is needed, as in {','.join('1' * size)}")
+    if not all(0 < ratio < float("inf") for ratio in ratios):
+        raise UserError(f"ratios {','.join(map(str, ratios))} are not all positive numbers")
+    for what, limit in (
+        ("query heads", config.num_attention_heads),
+        ("feed-forward columns", config.intermediate_size),
+    ):
+        if size > limit:
+            raise UserError(f"{size} ranks are more than the model's {limit} {what}; use --ranks {limit} or fewer")
+
+
+def _column_group(columns: int, size: int) -> int:
+    """The largest power of two that still gives every rank some sixteen groups, so that shares differ little."""
+    group = _COLUMN_GROUP
+    while group > 1 and columns < 16 * size * group:
+        group //= 2
+    return group
+
+
+def _vocabulary_slices(config: ModelConfig, heads: Bounds, columns: Bounds) -> tuple[Bounds, ...]:
+    """Cuts the output head into slices no larger than the largest block of rank 0's layers."""
+    attention = 2 * (heads[1] - heads[0]) * config.head_dim
+    feed_forward = 3 * (columns[1] - columns[0])
+    rows = max(attention, feed_forward)  # each as wide as the hidden states, like a row of the head
+    slices = -(-config.vocab_size // rows)
+    return bounds(config.vocab_size, (1.0,) * slices)
