@@ -1,0 +1,126 @@
+"""The sliding window over the weights: fetched ahead of use, used in place, released behind."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from itertools import cycle
+
+import torch
+
+from tpi_mpi.mapping import MappedBlock, SlabFile
+from tpi_mpi.slabs import Slab
+from tpi_mpi.timeline import Timeline
+
+
+class SlidingWindow:
+    """Delivers the blocks of one slab in their cyclic order, over and over, from a bounded amount of memory.
+
+    A daemon thread fetches blocks ahead: never more than ``depth`` that are not pinned are in memory, the one in
+    use included. After the last block comes the first again, so the next sweep's first blocks arrive while this
+    sweep ends. A pinned block stays from its first fetch on. For a cyclic scan that beats any eviction by recency,
+    which would drop each block just before its next use.
+
+    A context manager: on leaving it, the thread ends and all memory is given back.
+
+    order: the blocks of one sweep. pinned: those of them that stay.
+    bytes_fetched: bytes brought in so far.
+    """
+
+    def __init__(self, slab: Slab, order: Sequence[str], depth: int, pinned: Set[str] = frozenset(), timeline=None):
+        assert depth >= 1, "the block in use needs a place in the window"
+        self._slab = slab
+        self._order = tuple(order)
+        self._depth = depth
+        self._pinned = frozenset(pinned)
+        self._timeline = timeline or Timeline()
+        self._expected = cycle(self._order)
+        self._present: dict[str, MappedBlock] = {}
+        self._verified: set[int] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._fetch_all, name="fetch", daemon=True)
+        self.bytes_fetched = 0
+
+    def __enter__(self) -> "SlidingWindow":
+        self._file = SlabFile(self._slab.path)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5)  # a daemon: a disk that hangs must not keep a failed program alive
+        for name in list(self._present):
+            self._present.pop(name).release()
+        self._file.close()
+
+    @contextmanager
+    def block(self, name: str) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The tensors of the next block of the order, valid inside the with-block.
+
+        Waits until the block is there. Raises what stopped the fetch thread, if something did.
+        """
+        expected = next(self._expected)
+        assert name == expected, f"block {name} asked for, but {expected} is next"
+        mapped = self._wait_for(name)
+        try:
+            yield mapped.tensors
+        finally:
+            if name not in self._pinned:
+                self._release(name)
+
+    def _wait_for(self, name: str) -> MappedBlock:
+        with self._changed:
+            if name not in self._present:
+                with self._timeline.span("stall", name):
+                    self._changed.wait_for(lambda: name in self._present or self._failure)
+            if name not in self._present:
+                raise self._failure
+            return self._present[name]
+
+    def _release(self, name: str) -> None:
+        self._present[name].release()  # before its place in the window is free, or the memory would overlap
+        with self._changed:
+            del self._present[name]
+            self._changed.notify_all()
+
+    def _fetch_all(self) -> None:
+        """The fetch thread: goes round the order until everything is pinned or the window is closed."""
+        try:
+            streamed = [name for name in self._order if name not in self._pinned]
+            for name in self._order:
+                self._fetch(name)
+            for name in cycle(streamed):
+                if self._closed:
+                    break
+                self._fetch(name)
+        except BaseException as error:  # handed to the thread that waits for the block
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _fetch(self, name: str) -> None:
+        if not self._wait_for_room(name):
+            return
+        extent = self._slab.blocks[name]
+        with self._timeline.span("fetch", name):
+            block = self._file.map(extent)
+            count = block.populate(extent.offset not in self._verified, cancelled=lambda: self._closed)
+        self._verified.add(extent.offset)
+        with self._changed:
+            self.bytes_fetched += count
+            self._present[name] = block
+            self._changed.notify_all()
+
+    def _wait_for_room(self, name: str) -> bool:
+        """Waits until another block may come in, and the last use of this one is over; false if none is wanted."""
+
+        def room() -> bool:
+            streamed = sum(present not in self._pinned for present in self._present)
+            return name not in self._present and (name in self._pinned or streamed < self._depth)
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or room())
+            return not self._closed
