@@ -1,0 +1,92 @@
+"""Shows what is in a directory of slabs: the model, the partition, the blocks, the bytes of each rank.
+
+    python -m weights_tools.inspect SLABS [--json]
+
+Reads the slabs' headers only.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tpi_mpi.manifest import Manifest
+from tpi_mpi.options import Parser
+from tpi_mpi.slabs import Slab, slab_path
+from tpi_mpi.units import format_size
+from weights_tools import command
+
+
+def inspect_parser() -> Parser:
+    parser = Parser(prog="python -m weights_tools.inspect", description="Shows what is in a directory of slabs.")
+    parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def describe(directory: Path) -> dict:
+    """Everything that is shown, fit for JSON. Slabs that are not on this machine are left out."""
+    manifest = Manifest.load(directory)
+    paths = [slab_path(directory, rank) for rank in range(manifest.ranks)]
+    slabs = [Slab.open(path) for path in paths if path.exists()] or [Slab.open(paths[0])]
+    config = slabs[0].config
+    return {
+        "model": manifest.model,
+        "model_type": config.model_type,
+        "dtype": manifest.dtype,
+        "source_digest": manifest.source_digest,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "world_size": manifest.ranks,
+        "ranks": [_rank(slab) for slab in slabs],
+    }
+
+
+def _rank(slab: Slab) -> dict:
+    partition = slab.partition
+    return {
+        "rank": slab.rank,
+        "heads": partition.heads[slab.rank],
+        "kv_heads": partition.kv_heads(slab.rank),
+        "columns": partition.columns[slab.rank],
+        "bytes": slab.nbytes,
+        "blocks": {name: extent.nbytes for name, extent in slab.blocks.items()},
+    }
+
+
+def table(what: dict) -> str:
+    """The description for people."""
+    lines = [
+        f"{what['model']}: {what['model_type']}, {what['layers']} layers, hidden size {what['hidden_size']}, "
+        f"vocabulary {what['vocab_size']}, {what['dtype']}, digest {what['source_digest'][:16]}",
+        f"{'rank':>4}  {'heads':>9}  {'kv heads':>9}  {'columns':>13}  {'bytes':>12}  blocks",
+    ]
+    for rank in what["ranks"]:
+        heads, kv_heads, columns = (f"{a}-{b - 1}" for a, b in (rank["heads"], rank["kv_heads"], rank["columns"]))
+        lines.append(
+            f"{rank['rank']:>4}  {heads:>9}  {kv_heads:>9}  {columns:>13}  {format_size(rank['bytes']):>12}  "
+            + _blocks(rank["blocks"])
+        )
+    return "\n".join(lines)
+
+
+def _blocks(blocks: dict[str, int]) -> str:
+    """How many blocks of each kind and size: ``22 attention of 5.00 MiB, ...``."""
+    kinds = Counter((_kind(name), format_size(size)) for name, size in blocks.items())
+    return ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
+
+
+def _kind(name: str) -> str:
+    return name.split(".")[-1] if name.startswith("layers.") else name.split(".")[0]
+
+
+def inspect(arguments: Sequence[str] | None = None) -> None:
+    options = inspect_parser().parse_args(arguments)
+    what = describe(options.slabs)
+    print(json.dumps(what, indent=2) if options.json else table(what), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(inspect))
