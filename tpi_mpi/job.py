@@ -1,0 +1,206 @@
+"""Rank 0's side of a run: prompts made into requests, tokens made into text, results written."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from secrets import randbits
+
+from tqdm import tqdm
+
+from tpi_mpi.chat import chat_text
+from tpi_mpi.config import ModelConfig, token_ids
+from tpi_mpi.engine import Request, Token
+from tpi_mpi.errors import UserError
+from tpi_mpi.options import DEFAULT_NEW_TOKENS, GenerateOptions, SamplingOptions
+from tpi_mpi.prompts import Prompt, read_prompts
+from tpi_mpi.records import Records
+from tpi_mpi.tokenizer import StopTexts, Tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to continue: as the user gave it, and as the engine takes it."""
+
+    prompt: Prompt
+    request: Request
+
+
+class Job:
+    """All the texts of one run and where their continuations go.
+
+    A context manager. Raises UserError, on construction, for anything in the prompts that cannot be done, before
+    any work is.
+    """
+
+    def __init__(self, options: GenerateOptions, config: ModelConfig):
+        self._options = options
+        self._config = config
+        self._generation = _generation_config(options.slabs / "generation_config.json")
+        own = token_ids(self._generation.get("eos_token_id"), "generation_config.json has eos_token_id")
+        self._eos_token_ids = frozenset(own or config.eos_token_id)
+        prompts = self._prompts()
+        self._records = Records(Path(options.output)) if options.output not in (None, "-") else None
+        rest = self._records.remaining(prompts) if self._records else prompts
+        self.skipped = len(prompts) - len(rest)
+        self._tokenizer = self._load_tokenizer(rest)
+        self.texts = [self._text(prompt) for prompt in rest]
+
+    @property
+    def capacity(self) -> int:
+        """Positions of the longest text."""
+        return max((text.request.length for text in self.texts), default=1)
+
+    def __enter__(self) -> "Job":
+        with ExitStack() as stack:
+            if self._records:
+                stack.enter_context(self._records)
+            self._resources = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._resources.__exit__(*exception)
+
+    def progress(self) -> Iterator[Text]:
+        """The texts, with a bar on standard error where that is a terminal and there are several."""
+        total = len(self.texts) + self.skipped
+        hidden = None if total > 1 else True  # None: unless standard error is a terminal
+        yield from tqdm(self.texts, initial=self.skipped, total=total, unit="text", disable=hidden)
+
+    def write(self, text: Text, tokens: Iterable[Token]) -> None:
+        """Takes the engine's tokens of one text as they come, shows them, and records the whole."""
+        continuation = Continuation(self._tokenizer, text)
+        for token in tokens:
+            self._show(continuation.push(token))
+            if continuation.finish_reason:
+                break
+        self._show(continuation.finish())
+        if self._options.prompt is not None:
+            self._show("\n")
+        self._record(continuation.record(self._options.logprobs))
+
+    def _show(self, piece: str) -> None:
+        if self._options.prompt is not None and piece:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def _record(self, record: dict) -> None:
+        if self._records:
+            self._records.write(record)
+        elif self._options.prompts is not None:
+            sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+
+    def _prompts(self) -> list[Prompt]:
+        options = self._options
+        if options.prompt is not None:
+            return [Prompt(1, options.prompt, None, options.sampling)]
+        if options.prompts == "-":
+            return read_prompts(sys.stdin, "standard input", options.sampling)
+        try:
+            with open(options.prompts, encoding="utf-8") as lines:
+                return read_prompts(lines, options.prompts, options.sampling)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"prompts file {options.prompts} cannot be read: {error}") from None
+
+    def _load_tokenizer(self, prompts: Sequence[Prompt]) -> Tokenizer | None:
+        """The tokenizer; None where there is none and no prompt needs one."""
+        try:
+            return Tokenizer.load(self._options.slabs)
+        except UserError:
+            if any(prompt.text is not None or prompt.sampling.stop for prompt in prompts):
+                raise
+            return None
+
+    def _text(self, prompt: Prompt) -> Text:
+        try:
+            ids = prompt.token_ids or self._encode(prompt.text)
+            return Text(prompt, Request(ids, self._settle(prompt.sampling, ids), self._eos_token_ids))
+        except UserError as error:
+            if self._options.prompt is not None:
+                raise
+            raise UserError(f"prompt {prompt.id!r}: {error}") from None
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        if not self._options.chat:
+            return tuple(self._tokenizer.encode(text))
+        text = chat_text(self._tokenizer, text, self._options.system)
+        return tuple(self._tokenizer.encode(text, whole=False))  # the template has put everything around it
+
+    def _settle(self, sampling: SamplingOptions, ids: tuple[int, ...]) -> SamplingOptions:
+        """Fills in what the user left open. Raises UserError where the text cannot fit into the context."""
+        if not ids:
+            raise UserError("the prompt is empty; at least one token is needed")
+        if not all(0 <= item < self._config.vocab_size for item in ids):
+            raise UserError(f"token id {max(ids)} is not below the model's vocab_size {self._config.vocab_size}")
+        context = self._config.context_length
+        room = context - len(ids)
+        if room < 1:
+            raise UserError(f"the prompt has {len(ids)} tokens, and the model's context of {context} leaves no room")
+        wanted = sampling.max_new_tokens or min(DEFAULT_NEW_TOKENS, room)
+        if wanted > room:
+            raise UserError(
+                f"{len(ids)} prompt tokens and {wanted} new ones exceed the model's context of {context}; "
+                f"give --max-new-tokens {room} or fewer"
+            )
+        open_keys = [key for key in ("top_k", "top_p", "repetition_penalty") if getattr(sampling, key) is None]
+        defaults = {key: self._generation[key] for key in open_keys if self._generation.get(key)}
+        seed = randbits(63) if sampling.seed is None else sampling.seed
+        return replace(sampling, max_new_tokens=wanted, seed=seed).override(defaults)
+
+
+class Continuation:
+    """What has been generated of one text: token ids, text up to a stop text, and why it ended."""
+
+    def __init__(self, tokenizer: Tokenizer | None, text: Text):
+        self._source = text
+        self._stream = tokenizer.stream(text.request.token_ids) if tokenizer else None
+        self._stops = StopTexts(text.request.sampling.stop)
+        self._tokens: list[Token] = []
+        self._pieces: list[str] = []
+        self.finish_reason: str | None = None
+
+    def push(self, token: Token) -> str:
+        """Takes a token; returns the text to show for it."""
+        self._tokens.append(token)
+        self.finish_reason = token.finish_reason
+        return self._cut(self._stream.push(token.id) if self._stream else "")
+
+    def finish(self) -> str:
+        """The last of the text, once no more tokens come."""
+        piece = "" if self._stops.found or not self._stream else self._cut(self._stream.finish())
+        rest = self._stops.finish()
+        self._pieces.append(rest)
+        return piece + rest
+
+    def _cut(self, piece: str) -> str:
+        piece = self._stops.push(piece)
+        if self._stops.found:
+            self.finish_reason = "stop"
+        self._pieces.append(piece)
+        return piece
+
+    def record(self, logprobs: bool) -> dict:
+        prompt = self._source.prompt
+        record: dict = {"id": prompt.id, "prompt": prompt.text}
+        if prompt.token_ids is not None:
+            record["prompt_token_ids"] = list(prompt.token_ids)
+        record["text"] = "".join(self._pieces)
+        record["token_ids"] = [token.id for token in self._tokens]
+        record["finish_reason"] = self.finish_reason
+        if logprobs:
+            record["logprobs"] = [token.logprob for token in self._tokens]
+        return record
+
+
+def _generation_config(path: Path) -> dict:
+    """generation_config.json, or nothing where the checkpoint has none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,74 @@
+"""One run of the generate program, on every rank: slab, job, engine, report."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tpi_mpi.engine import Engine
+from tpi_mpi.errors import UserError, say
+from tpi_mpi.files import replace_file
+from tpi_mpi.job import Job
+from tpi_mpi.manifest import Manifest
+from tpi_mpi.options import GenerateOptions
+from tpi_mpi.parallel import World
+from tpi_mpi.report import Latencies, rank_report, run_report, summary, trace
+from tpi_mpi.slabs import Slab, slab_path
+
+
+def run(world: World, options: GenerateOptions, began: float) -> None:
+    """Generates every text the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
+    slab = open_slab(world, options.slabs)
+    with world.agreed():
+        job = Job(options, slab.config) if world.is_root else None
+    capacity = world.broadcast(job.capacity if job else None)
+    with world.agreed():
+        engine = Engine(world, slab, options, capacity)
+    latencies = Latencies()
+    world.barrier()  # so that the ranks' timelines begin together
+    with engine:
+        load = time.perf_counter() - began
+        if job:
+            _lead(job, engine, latencies)
+        engine.follow()
+        _report(world, options, engine, latencies, load)
+
+
+def open_slab(world: World, directory: Path) -> Slab:
+    """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
+    with world.agreed():
+        Manifest.load(directory).check_size(world.size)
+        slab = Slab.open(slab_path(directory, world.rank))
+        if (slab.rank, slab.partition.size) != (world.rank, world.size):
+            raise UserError(
+                f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
+                f"{world.rank} of {world.size}; copy this rank's own slab here"
+            )
+    world.same(str(slab.path), slab.identity())
+    return slab
+
+
+def _lead(job: Job, engine: Engine, latencies: Latencies) -> None:
+    """On rank 0: one text after the other."""
+    if job.skipped:
+        say(f"{job.skipped} of {job.skipped + len(job.texts)} prompts are already in the output file")
+    try:
+        with job:
+            for text in job.progress():
+                job.write(text, latencies.watch(engine.tokens(text.request)))
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(world: World, options: GenerateOptions, engine: Engine, latencies: Latencies, load: float) -> None:
+    ranks = world.gather(rank_report(engine))
+    spans = world.gather(engine.timeline.spans)
+    if not world.is_root:
+        return
+    report = run_report(engine, Manifest.load(options.slabs).model, options.allreduce, latencies, load, ranks)
+    say(summary(report))
+    if options.report:
+        replace_file(options.report, json.dumps(report, indent=2) + "\n")
+    if options.trace:
+        replace_file(options.trace, json.dumps(trace(spans)) + "\n")

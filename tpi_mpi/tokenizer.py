@@ -1,0 +1,196 @@
+"""Text to token ids and back, with the checkpoint's own tokenizer."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tpi_mpi.errors import UserError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+# Byte-level tokens of one character may be spread over several tokens; decoding some of them gives this.
+_INCOMPLETE = "\ufffd"
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint.
+
+    encode_text, decode_ids: what the library behind it does; special tokens in the text are recognised, none are
+        added, and none appear in decoded text.
+    settings: tokenizer_config.json, and the chat template where that is a file of its own.
+    """
+
+    def __init__(self, encode_text: Callable, decode_ids: Callable, settings: dict):
+        self._encode = encode_text
+        self.decode: Callable[[Sequence[int]], str] = decode_ids
+        self.settings = settings
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Raises UserError where the directory has no tokenizer, or one that cannot be read."""
+        settings = _settings(directory)
+        if (directory / "tokenizer.json").is_file():
+            return cls(*_from_json(directory / "tokenizer.json", settings), settings)
+        if (directory / "tokenizer.model").is_file():
+            return cls(*_from_sentencepiece(directory / "tokenizer.model", settings), settings)
+        raise UserError(
+            f"{directory} has neither tokenizer.json nor tokenizer.model; add the checkpoint's, or give the prompts "
+            "as prompt_token_ids in a prompts file"
+        )
+
+    def encode(self, text: str, whole: bool = True) -> list[int]:
+        """Token ids of a text; with ``whole``, with what the tokenizer puts around one, such as a first <s>."""
+        return self._encode(text, whole)
+
+    def special_tokens(self) -> dict[str, str]:
+        """The named special tokens, such as bos_token, for a chat template."""
+        return {name: token for name in self.settings if name.endswith("_token") and (token := self.special(name))}
+
+    def special(self, name: str) -> str | None:
+        return _special(self.settings, name)
+
+    def stream(self, prompt_ids: Sequence[int]) -> "TextStream":
+        return TextStream(self.decode, prompt_ids)
+
+
+class TextStream:
+    """Turns token ids into text as they arrive, whole characters only.
+
+    Each piece is decoded with a few ids before it, because a token's text can depend on its predecessor: many
+    tokenizers drop the space before a text's first word.
+    """
+
+    _CONTEXT = 6
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt_ids: Sequence[int]):
+        self._decode = decode
+        self._ids = list(prompt_ids[-self._CONTEXT :])
+        self._first, self._shown = 0, len(self._ids)
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes; empty while a character is incomplete."""
+        self._ids.append(token_id)
+        text = self._pending()
+        if not text or text.endswith(_INCOMPLETE):
+            return ""
+        self._first, self._shown = self._shown, len(self._ids)
+        return text
+
+    def finish(self) -> str:
+        """What is complete of the text that :meth:`push` still held back."""
+        return self._pending().rstrip(_INCOMPLETE)
+
+    def _pending(self) -> str:
+        before = self._decode(self._ids[self._first : self._shown])
+        return self._decode(self._ids[self._first :])[len(before) :]
+
+
+class StopTexts:
+    """Cuts a streamed text where the first of some stop texts would begin.
+
+    found: whether one was met; the text has then ended.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """The text that can be shown now: what might be the beginning of a stop text is held back."""
+        self._held += piece
+        starts = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            return self._take(min(starts))
+        held = max((self._overlap(stop) for stop in self._stops), default=0)
+        return self._take(len(self._held) - held)
+
+    def finish(self) -> str:
+        """What was held back, once it is clear that no stop text follows."""
+        return "" if self.found else self._take(len(self._held))
+
+    def _take(self, count: int) -> str:
+        shown, self._held = self._held[:count], self._held[count:]
+        return shown
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins the stop text."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((length for length in range(longest, 0, -1) if self._held.endswith(stop[:length])), 0)
+
+
+def _settings(directory: Path) -> dict:
+    settings: dict = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = directory / name
+        if path.is_file():
+            try:
+                settings |= json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, TypeError) as error:
+                raise UserError(f"{path} cannot be read as a JSON object: {error}") from None
+    template = directory / "chat_template.jinja"
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    return settings
+
+
+def _special(settings: dict, name: str) -> str | None:
+    value = settings.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
+    """Through the tokenizers library, which reads tokenizer.json."""
+    import tokenizers
+
+    try:
+        library = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"{path} cannot be read: {error}") from None
+    library.no_truncation()
+    library.no_padding()
+    first = library.token_to_id(_special(settings, "bos_token") or "")
+    wanted = settings.get("add_bos_token")
+
+    def encode(text: str, whole: bool) -> list[int]:
+        ids = library.encode(text, add_special_tokens=whole).ids
+        if not whole or first is None or wanted is None:
+            return ids
+        rest = ids[1:] if ids[:1] == [first] else ids
+        return [first, *rest] if wanted else rest
+
+    return encode, lambda ids: library.decode(list(ids), skip_special_tokens=True)
+
+
+def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]:
+    """Through the sentencepiece library, for checkpoints from before tokenizer.json."""
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(
+            f"{path.parent} has only a sentencepiece tokenizer.model; pip install tpi_mpi[sentencepiece] to read it"
+        ) from None
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    added = {entry["content"]: int(id) for id, entry in settings.get("added_tokens_decoder", {}).items()}
+    control = [id for id in range(library.vocab_size()) if library.is_control(id)]
+    special = {**{library.id_to_piece(id): id for id in control}, **added}
+    boundaries = re.compile("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
+
+    def encode(text: str, whole: bool) -> list[int]:
+        ids = [library.bos_id()] if whole and settings.get("add_bos_token", True) and library.bos_id() >= 0 else []
+        for part in boundaries.split(text) if special else [text]:
+            ids += [special[part]] if part in special else library.encode(part)
+        return ids
+
+    hidden = set(special.values())
+    return encode, lambda ids: library.decode([id for id in ids if id not in hidden and id < library.vocab_size()])
