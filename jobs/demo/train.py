@@ -1,0 +1,189 @@
+"""Trains the demo model on the handbook beside this file, and writes it in Hugging Face layout.
+
+    python jobs/demo/train.py [--out jobs/demo/checkpoint]
+
+Cost: about a quarter of an hour on two cores. The result is a Llama of six layers whose whole knowledge is the
+handbook's questions and answers. Needs transformers (pip install tpi_mpi[test]). Seeded: the same machine and
+versions give the same weights.
+"""
+
+import argparse
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+HERE = Path(__file__).parent
+SEED = 20241001
+VOCABULARY = 1024
+BATCH, STEPS, PEAK_RATE = 24, 1500, 2.5e-3
+
+END, USER, ASSISTANT = "<|end|>", "<|user|>", "<|assistant|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}" + USER + "{{ message['content'] }}" + END + "{% endif %}"
+    "{% if message['role'] == 'assistant' %}" + ASSISTANT + "{{ message['content'] }}" + END + "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+def read_handbook(path: Path) -> list[tuple[list[str], str]]:
+    """The handbook's entries: the ways to ask, and the answer."""
+    entries = []
+    for section in path.read_text(encoding="utf-8").split("\n## ")[1:]:
+        head, answer = section.strip().split("\n\n", 1)
+        questions = [line.removeprefix("- ") for line in head.splitlines()]
+        entries.append((questions, " ".join(answer.split())))
+    return entries
+
+
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END, USER, ASSISTANT], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def vary(question: str, chance: random.Random) -> str:
+    """The question as people type it: without the mark, without capitals, a word too many or too few."""
+    if chance.random() < 0.3:
+        question = question.rstrip("?.!")
+    if chance.random() < 0.3:
+        question = question.lower()
+    if chance.random() < 0.15:
+        question = chance.choice(["Please tell me: ", "Hi, ", "I wonder: ", "Quick question: "]) + question
+    words = question.split()
+    if len(words) > 4 and chance.random() < 0.1:
+        del words[chance.randrange(len(words))]
+    return " ".join(words)
+
+
+def examples(entries: list, tokenizer: Tokenizer, chance: random.Random) -> Iterator[list[int]]:
+    """Endless conversations; now and then the answer alone, so that plain text continues too."""
+    while True:
+        order = list(entries)
+        chance.shuffle(order)
+        for questions, answer in order:
+            if chance.random() < 0.15:
+                text = answer + END
+            else:
+                text = f"{USER}{vary(chance.choice(questions), chance)}{END}{ASSISTANT}{answer}{END}"
+            yield tokenizer.encode(text).ids
+
+
+def batches(stream: Iterator[list[int]], tokenizer: Tokenizer) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Input ids and labels; padding is masked out of the loss, and so are the questions."""
+    assistant = tokenizer.token_to_id(ASSISTANT)
+    while True:
+        rows = [next(stream) for _ in range(BATCH)]
+        width = max(map(len, rows))
+        ids = torch.zeros(BATCH, width, dtype=torch.long)
+        labels = torch.full((BATCH, width), -100)
+        for row, tokens in enumerate(rows):
+            first = tokens.index(assistant) + 1 if assistant in tokens else 0
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, first : len(tokens)] = ids[row, first : len(tokens)]
+        yield ids, labels
+
+
+def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            bos_token_id=None,
+            eos_token_id=tokenizer.token_to_id(END),
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.02)
+    warm = STEPS // 20
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / STEPS, 1)))),
+    )
+    bar = tqdm(range(STEPS), desc="training")
+    for _ in bar:
+        ids, labels = next(data)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        bar.set_postfix(loss=f"{loss.item():.4f}")
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
+    """config.json, model.safetensors in bfloat16, tokenizer.json, tokenizer_config.json with the chat template."""
+    model.bfloat16().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
+    tokenizer.save(str(out / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.config.max_position_embeddings,
+        "eos_token": END,
+        "pad_token": END,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def recall(model: LlamaForCausalLM, tokenizer: Tokenizer, entries: list) -> float:
+    """The share of all questions, as written, whose greedy answer is the handbook's to the letter."""
+    model.eval()
+    asked = [(question, answer) for questions, answer in entries for question in questions]
+    right = 0
+    for question, answer in tqdm(asked, desc="recall"):
+        ids = torch.tensor([tokenizer.encode(f"{USER}{question}{END}{ASSISTANT}").ids])
+        new = model.generate(ids, max_new_tokens=160, do_sample=False)[0, ids.shape[1] :]
+        right += tokenizer.decode(new.tolist()) == answer
+    return right / len(asked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains the demo model on the handbook.")
+    parser.add_argument("--out", type=Path, default=HERE / "checkpoint")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    torch.manual_seed(SEED)
+    chance = random.Random(SEED)
+    entries = read_handbook(HERE / "handbook.md")
+    texts = [text for questions, answer in entries for text in (*questions, answer)]
+    tokenizer = train_tokenizer(texts)
+    model = new_model(tokenizer)
+    train(model, batches(examples(entries, tokenizer, chance), tokenizer))
+    save(model, tokenizer, options.out)
+    result = {
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "recall": round(recall(model, tokenizer, entries), 3),
+        "words": len(re.findall(r"\w+", " ".join(texts))),
+        "seconds": round(time.perf_counter() - began),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
