@@ -1,0 +1,128 @@
+"""Tiny random checkpoints of every family, and what transformers says of them: the referee.
+
+Each case exercises something that has gone wrong in real checkpoints: shapes that do not divide, biases, tied
+embeddings, every way of stretching the rotary embedding, windows shorter than the text.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+PROMPTS = ([5, 3, 77, 90, 12], [7, 7, 64, 1, 33, 21, 99, 100, 4, 58, 23, 11, 2, 80])
+NEW_TOKENS = 14
+
+_SMALL = {
+    "vocab_size": 131,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.15,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+_FACTORS = {"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.5, 2.0, 4.0, 7.5]}
+
+CASES: dict[str, dict] = {
+    "llama": {},
+    "llama-mha": {"num_key_value_heads": 8},
+    "llama-mqa": {"num_key_value_heads": 1, "intermediate_size": 97},
+    "llama-biases-tied": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "llama-head-dim": {"head_dim": 24, "num_attention_heads": 8, "num_key_value_heads": 4},
+    "llama-gelu": {"hidden_act": "gelu_pytorch_tanh"},
+    "llama-linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}},
+    "llama-dynamic": {
+        "max_position_embeddings": 16,
+        "rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    },
+    "llama-yarn": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "rope_theta": 10000.0,
+        }
+    },
+    "llama-llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "rope_theta": 500.0,
+        }
+    },
+    "mistral-sliding": {"model_type": "mistral", "sliding_window": 6, "head_dim": 10, "num_key_value_heads": 4},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2-sliding": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 16, "num_key_value_heads": 4},
+    "phi3": {"model_type": "phi3", "sliding_window": 9, "num_key_value_heads": 8},
+    "phi3-longrope": {
+        "model_type": "phi3",
+        "original_max_position_embeddings": 16,
+        "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, **_FACTORS},
+    },
+    "phi3-partial": {
+        "model_type": "phi3",
+        "head_dim": 8,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+    },
+}
+
+
+def settings(name: str) -> tuple[str, dict]:
+    """The model_type of a case, and its configuration."""
+    values = {**_SMALL, **CASES[name]}
+    return values.pop("model_type", "llama"), values
+
+
+def build(name: str, directory: Path, dtype: str = "float32") -> None:
+    """Writes the checkpoint of a case, and referee.json beside it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_type, values = settings(name)
+    torch.manual_seed(zlib.crc32(name.encode()))
+    config = AutoConfig.for_model(model_type, **values)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms are initialised to one and biases to zero: both would hide mistakes
+                parameter.copy_(torch.rand_like(parameter) + 0.5)
+    model = model.to(getattr(torch, dtype))
+    model.save_pretrained(directory)
+    (directory / "referee.json").write_text(json.dumps([continuation(model, prompt) for prompt in PROMPTS]))
+
+
+def continuation(model, prompt: list[int], count: int = NEW_TOKENS) -> dict:
+    """What transformers continues a prompt with, greedily, and the log-probabilities of all tokens at each step."""
+    import torch
+
+    output = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=count,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    scores = torch.cat(output.logits).float().log_softmax(-1)
+    return {"token_ids": output.sequences[0, len(prompt) :].tolist(), "scores": scores.tolist()}
+
+
+def referee(directory: Path) -> list[dict]:
+    """What :func:`build` wrote: for each prompt its ``token_ids`` and ``scores`` (tokens, vocab_size)."""
+    results = json.loads((directory / "referee.json").read_text())
+    return [{**result, "scores": np.array(result["scores"])} for result in results]
