@@ -1,12 +1,13 @@
 """config.json, read strictly: a key that changes the result is understood or refused, never ignored."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from tpi_mpi.errors import UserError
 from tpi_mpi.families import FAMILIES, Family
+from tpi_mpi.keys import Keys, shorten
+from tpi_mpi.rope_parameters import RopeParameters, read_rope
 
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -35,48 +36,24 @@ _INERT = frozenset(
     name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences output_attentions
     output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type repetition_penalty
     resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
-    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id unsloth_fixed
-    unsloth_version use_cache
+    tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version typical_p
+    unk_token_id unsloth_fixed unsloth_version use_cache
     """.split()
 )
-# Phi-4-mini states two settings that have one value only.
-_INERT_VALUES = {"full_attn_mod": 1, "interpolate_factor": 1}
+# Keys that published checkpoints carry although their model_type has no such switch, with the one value under which
+# they change nothing.
+_INERT_VALUES = {
+    "attention_bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "is_llama_config": True,
+    "mlp_bias": False,
+    "rope_interleaved": False,
+    "use_mrope": False,
+    "use_sliding_window": False,
+}
 
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-
-
-@dataclass(frozen=True)
-class RopeParameters:
-    """The rotary embedding's settings, under the names of config.json's rope_parameters."""
-
-    rope_type: str = "default"
-    rope_theta: float = 10000.0
-    partial_rotary_factor: float = 1.0
-    factor: float | None = None
-    original_max_position_embeddings: int | None = None
-    attention_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    short_factor: tuple[float, ...] | None = None
-    long_factor: tuple[float, ...] | None = None
-
-
-# rope_type -> (keys it needs, keys it may have)
-_ROPE_KEYS = {
-    "default": ((), ()),
-    "linear": (("factor",), ()),
-    "dynamic": (("factor",), ()),
-    "yarn": (("factor",), ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")),
-    "longrope": (("short_factor", "long_factor"), ("factor", "attention_factor")),
-    "llama3": (("factor", "low_freq_factor", "high_freq_factor"), ()),
-}
-_ROPE_COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
-_ROPE_INERT = {"finetuned"}
 
 
 @dataclass(frozen=True)
@@ -121,172 +98,80 @@ class ModelConfig:
     @classmethod
     def load(cls, path: Path) -> "ModelConfig":
         """Reads the config.json at this path. Raises UserError where it is absent, broken or not understood."""
-        try:
-            keys = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; a Hugging Face checkpoint has a config.json") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as JSON: {error}") from None
-        return cls.from_keys(keys, str(path))
+        keys = Keys.load(path)
+        return cls.from_keys(keys.values, keys.origin)
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, object], origin: str = "config.json") -> "ModelConfig":
         """Makes the config of an object in config.json's format. Raises UserError where it is not understood."""
-        reader = _Reader(keys, origin)
-        return reader.config()
+        if not isinstance(keys, dict):
+            raise UserError(f"{origin} is not a JSON object")
+        return _Reader(keys, origin).config()
 
 
 class _Reader:
-    """Reads one config.json; every complaint names the file."""
+    """Reads one config.json into a ModelConfig."""
 
-    def __init__(self, keys: Mapping[str, object], origin: str):
-        self.origin = origin
-        if not isinstance(keys, dict):
-            self.refuse("is not a JSON object")
-        model_type = keys.get("model_type")
-        if model_type not in FAMILIES:
-            self.refuse(f"has model_type {model_type!r}; the supported ones are {', '.join(FAMILIES)}")
-        self.raw = keys
-        self.model_type = model_type
-        self.family = FAMILIES[model_type]
+    def __init__(self, raw: Mapping[str, object], origin: str):
+        self.raw = Keys(raw, origin)
+        self.model_type = self.raw.choice("model_type", FAMILIES)
+        self.family = FAMILIES[self.model_type]
         self.refuse_unknown()
-        self.keys = {**COMMON_DEFAULTS, **self.family.defaults, **keys}
-
-    def refuse(self, complaint: str):
-        raise UserError(f"{self.origin} {complaint}")
+        self.keys = Keys({**COMMON_DEFAULTS, **self.family.defaults, **raw}, origin)
 
     def refuse_unknown(self) -> None:
         if self.raw.get("quantization_config"):
-            self.refuse("has a quantization_config; only unquantized checkpoints can be split")
+            self.raw.refuse("has a quantization_config; only unquantized checkpoints can be split")
         understood = {*_REQUIRED, *COMMON_DEFAULTS, *self.family.defaults, *_INERT}
-        for key, value in self.raw.items():
-            if key not in understood and value and _INERT_VALUES.get(key) != value:
-                self.refuse(f"has the key {key!r} = {_shorten(value)}, which is not understood for {self.model_type}")
-
-    def positive(self, key: str) -> int:
-        value = self.keys.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self.refuse(f"has {key} = {_shorten(value)}; a positive whole number is needed")
-        return value
-
-    def number(self, key: str, values: Mapping[str, object]) -> float:
-        value = values.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            self.refuse(f"has {key} = {_shorten(value)}; a positive number is needed")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        if not isinstance(self.keys[key], bool):
-            self.refuse(f"has {key} = {_shorten(self.keys[key])}; true or false is needed")
-        return self.keys[key]
+        for key, value in self.raw.values.items():
+            inert = value is None or (key in _INERT_VALUES and _INERT_VALUES[key] == value)
+            if key not in understood and not inert:
+                what = f"the key {key!r} = {shorten(value)}"
+                self.raw.refuse(f"has {what}, which is not understood for {self.model_type}")
 
     def config(self) -> ModelConfig:
-        sizes = {key: self.positive(key) for key in (*_REQUIRED, "max_position_embeddings")}
+        keys = self.keys
+        sizes = {key: keys.positive(key) for key in (*_REQUIRED, "max_position_embeddings")}
         heads = sizes["num_attention_heads"]
-        kv_heads = heads if self.keys["num_key_value_heads"] is None else self.positive("num_key_value_heads")
+        kv_heads = heads if keys.get("num_key_value_heads") is None else keys.positive("num_key_value_heads")
         if heads % kv_heads:
-            self.refuse(f"has {heads} num_attention_heads, which {kv_heads} num_key_value_heads do not divide")
+            keys.refuse(f"has {heads} num_attention_heads, which {kv_heads} num_key_value_heads do not divide")
         head_dim = self.head_dim(sizes["hidden_size"], heads)
         return ModelConfig(
             model_type=self.model_type,
             **sizes,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            hidden_act=self.activation(),
-            rms_norm_eps=self.number("rms_norm_eps", self.keys),
-            tie_word_embeddings=self.flag("tie_word_embeddings"),
-            eos_token_id=self.token_ids("eos_token_id"),
-            rope=self.rope(head_dim),
+            hidden_act=keys.choice("hidden_act", ACTIVATIONS),
+            rms_norm_eps=keys.number("rms_norm_eps"),
+            tie_word_embeddings=keys.flag("tie_word_embeddings"),
+            eos_token_id=keys.token_ids("eos_token_id"),
+            rope=read_rope(keys, self.family, head_dim),
             sliding_windows=self.sliding_windows(),
-            qkv_bias=self.family.qkv_bias(self.keys),
-            output_bias=self.family.output_bias(self.keys),
-            mlp_bias=self.family.mlp_bias(self.keys),
-            keys=self.raw,
+            qkv_bias=self.family.qkv_bias(keys.values),
+            output_bias=self.family.output_bias(keys.values),
+            mlp_bias=self.family.mlp_bias(keys.values),
+            keys=self.raw.values,
         )
 
     def head_dim(self, hidden_size: int, heads: int) -> int:
-        if self.keys["head_dim"] is not None:
-            head_dim = self.positive("head_dim")
+        if self.keys.get("head_dim") is not None:
+            head_dim = self.keys.positive("head_dim")
         elif hidden_size % heads:
-            self.refuse(f"has hidden_size {hidden_size}, which {heads} num_attention_heads do not divide")
+            self.keys.refuse(f"has hidden_size {hidden_size}, which {heads} num_attention_heads do not divide")
         else:
             head_dim = hidden_size // heads
         if head_dim % 2:
-            self.refuse(f"gives a head_dim of {head_dim}; the rotary embedding needs an even one")
+            self.keys.refuse(f"gives a head_dim of {head_dim}; the rotary embedding needs an even one")
         return head_dim
 
-    def activation(self) -> str:
-        name = self.keys["hidden_act"]
-        if name not in ACTIVATIONS:
-            self.refuse(f"has hidden_act {name!r}; the supported ones are {', '.join(ACTIVATIONS)}")
-        return name
-
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        return token_ids(self.keys[key], f"{self.origin} has {key}")
-
     def sliding_windows(self) -> tuple[int | None, ...]:
-        layers = self.positive("num_hidden_layers")
+        layers = self.keys.positive("num_hidden_layers")
         types = self.keys.get("layer_types")
         if types is not None and (len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}):
-            self.refuse(f"has layer_types {_shorten(types)}; {layers} full_attention or sliding_attention are needed")
+            self.keys.refuse(
+                f"has layer_types {shorten(types)}; {layers} full_attention or sliding_attention are needed"
+            )
         if self.keys.get("sliding_window") is not None:
-            self.positive("sliding_window")
-        return self.family.sliding_windows(self.keys)
-
-    def rope(self, head_dim: int) -> RopeParameters:
-        """Both ways of writing it: rope_parameters, or rope_theta and rope_scaling at the top level."""
-        given = dict(self.keys["rope_scaling"] or self.keys["rope_parameters"] or {})
-        written = given.get("rope_type", given.get("type", "default"))
-        rope_type = self.family.rope_renames.get(written, written)
-        if rope_type not in _ROPE_KEYS:
-            self.refuse(f"has rope_type {_shorten(rope_type)}; the supported ones are {', '.join(_ROPE_KEYS)}")
-        needed, optional = _ROPE_KEYS[rope_type]
-        for key, value in given.items():
-            if key not in {*needed, *optional, *_ROPE_COMMON, *_ROPE_INERT} and value is not None:
-                self.refuse(f"has {key!r} in its rope settings, which is not understood for rope_type {rope_type}")
-        top_level = {"rope_theta": self.keys["rope_theta"]}
-        if self.keys.get("partial_rotary_factor") is not None:
-            top_level["partial_rotary_factor"] = self.keys["partial_rotary_factor"]
-        values = {**top_level, **{key: value for key, value in given.items() if value is not None}}
-        values["rope_type"] = rope_type
-        if needed:
-            values["original_max_position_embeddings"] = self.original_positions(given)
-        return self.checked_rope(values, needed, head_dim)
-
-    def original_positions(self, given: Mapping[str, object]) -> object:
-        """The trained length: the top level's word counts before the rope settings'."""
-        for source in (self.keys, given):
-            if source.get("original_max_position_embeddings") is not None:
-                return source["original_max_position_embeddings"]
-        return self.keys["max_position_embeddings"]
-
-    def checked_rope(self, values: Mapping[str, object], needed: tuple[str, ...], head_dim: int) -> RopeParameters:
-        known = {entry.name for entry in fields(RopeParameters)}
-        values = {key: value for key, value in values.items() if key in known}
-        for key in {*needed, *values} - {"rope_type", "truncate", "short_factor", "long_factor"}:
-            values[key] = self.number(key, values)
-        partial = values.get("partial_rotary_factor", 1.0)
-        if partial > 1 or (partial != 1 and "partial_rotary_factor" not in self.family.defaults):
-            self.refuse(f"has partial_rotary_factor {partial}, which {self.model_type} does not take")
-        for key in ("short_factor", "long_factor"):
-            if key in needed:
-                values[key] = self.factors(key, values.get(key), int(head_dim * partial) // 2)
-        return RopeParameters(**values)
-
-    def factors(self, key: str, value: object, length: int) -> tuple[float, ...]:
-        if not isinstance(value, list) or len(value) != length:
-            self.refuse(f"has {key} = {_shorten(value)}; a list of {length} numbers is needed")
-        return tuple(self.number(key, {key: item}) for item in value)
-
-
-def token_ids(value: object, what: str) -> tuple[int, ...]:
-    """A token id, a list of them or null, as a tuple. Raises UserError, starting with ``what``, for anything else."""
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in values):
-        raise UserError(f"{what} = {_shorten(value)}; one token id or a list of them is needed")
-    return tuple(values)
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+            self.keys.positive("sliding_window")
+        return self.family.sliding_windows(self.keys.values)

@@ -7,42 +7,42 @@ A row holds only what distinguishes the family. Everything that config.json stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-Keys = Mapping[str, object]
-"""The keys of a config.json, the family's defaults filled in."""
+Values = Mapping[str, object]
+"""The values of a config.json by key, the family's defaults filled in."""
 
 
-def never(keys: Keys) -> bool:
+def never(values: Values) -> bool:
     return False
 
 
-def always(keys: Keys) -> bool:
+def always(values: Values) -> bool:
     return True
 
 
-def if_attention_bias(keys: Keys) -> bool:
-    return bool(keys["attention_bias"])
+def if_attention_bias(values: Values) -> bool:
+    return bool(values["attention_bias"])
 
 
-def if_mlp_bias(keys: Keys) -> bool:
-    return bool(keys["mlp_bias"])
+def if_mlp_bias(values: Values) -> bool:
+    return bool(values["mlp_bias"])
 
 
-def no_layer_slides(keys: Keys) -> tuple[int | None, ...]:
-    return (None,) * keys["num_hidden_layers"]
+def no_layer_slides(values: Values) -> tuple[int | None, ...]:
+    return (None,) * values["num_hidden_layers"]
 
 
-def every_layer_slides(keys: Keys) -> tuple[int | None, ...]:
-    return (keys["sliding_window"],) * keys["num_hidden_layers"]
+def every_layer_slides(values: Values) -> tuple[int | None, ...]:
+    return (values["sliding_window"],) * values["num_hidden_layers"]
 
 
-def upper_layers_slide(keys: Keys) -> tuple[int | None, ...]:
+def upper_layers_slide(values: Values) -> tuple[int | None, ...]:
     """The layers named in layer_types, or those from max_window_layers up, if use_sliding_window says so."""
-    window = keys["sliding_window"] if keys["use_sliding_window"] else None
-    types = keys["layer_types"]
+    window = values["sliding_window"] if values["use_sliding_window"] else None
+    types = values["layer_types"]
     if types is None:
         types = [
-            "full_attention" if layer < keys["max_window_layers"] else "sliding_attention"
-            for layer in range(keys["num_hidden_layers"])
+            "full_attention" if layer < values["max_window_layers"] else "sliding_attention"
+            for layer in range(values["num_hidden_layers"])
         ]
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
@@ -61,11 +61,11 @@ class Family:
     restarts_longrope: a generation that outgrows the original context starts over with the long factors.
     """
 
-    defaults: Keys = field(default_factory=dict)
-    qkv_bias: Callable[[Keys], bool] = never
-    output_bias: Callable[[Keys], bool] = never
-    mlp_bias: Callable[[Keys], bool] = never
-    sliding_windows: Callable[[Keys], tuple[int | None, ...]] = no_layer_slides
+    defaults: Values = field(default_factory=dict)
+    qkv_bias: Callable[[Values], bool] = never
+    output_bias: Callable[[Values], bool] = never
+    mlp_bias: Callable[[Values], bool] = never
+    sliding_windows: Callable[[Values], tuple[int | None, ...]] = no_layer_slides
     qk_norm: bool = False
     fused: bool = False
     rope_renames: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from tpi_mpi.config import ModelConfig, RopeParameters
+from tpi_mpi.config import ModelConfig
+from tpi_mpi.rope_parameters import RopeParameters
 
 
 class Rope:
