@@ -3,6 +3,10 @@
 import json
 from datetime import datetime
 
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from tpi_mpi.errors import UserError
 from tpi_mpi.tokenizer import Tokenizer
 
@@ -13,14 +17,12 @@ def chat_text(tokenizer: Tokenizer, prompt: str, system: str | None = None) -> s
     The template comes with the checkpoint, so it runs in jinja2's sandbox and can reach nothing but its arguments.
     Raises UserError where the checkpoint has no template, or the template refuses the conversation.
     """
-    import jinja2
-
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
     try:
         template = _environment().from_string(_template(tokenizer))
         return template.render(messages=messages, add_generation_prompt=True, **tokenizer.special_tokens())
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
         raise UserError(f"the checkpoint's chat template failed: {error}") from None
 
 
@@ -33,18 +35,31 @@ def _template(tokenizer: Tokenizer) -> str:
     return template
 
 
-def _environment():
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+def _environment() -> ImmutableSandboxedEnvironment:
+    """With what templates are written for: transformers' own functions and tags."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
     )
-
-    def refuse(message: str):
-        raise jinja2.TemplateError(message)
-
-    environment.globals["raise_exception"] = refuse
+    environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _to_json
     return environment
+
+
+class _GenerationTag(Extension):
+    """``{% generation %}``: marks the assistant's words for training, and changes nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _refuse(message: str):
+    raise jinja2.TemplateError(message)
+
+
+def _to_json(value: object, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    """Unlike jinja2's own filter, does not escape characters that are special in HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,23 +1,45 @@
 """Files that are either as they were or complete: written under a temporary name, synced, renamed."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tpi_mpi.errors import UserError
 
 
 def replace_file(path: Path, text: str) -> None:
     """Writes ``text`` to ``path`` in one step. Raises UserError where the directory cannot be written to."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with _replacing(path) as file:
+        file.write(text.encode())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content in one step. Raises UserError where either cannot be read or written."""
+    with _replacing(target) as file, open(source, "rb") as original:
+        shutil.copyfileobj(original, file)
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError where :func:`replace_file` would."""
+    directory = path.resolve().parent
+    if not _is_device(path) and (path.is_dir() or not os.access(directory, os.W_OK)):
+        raise UserError(f"{path} cannot be written; name a file in a directory that exists and can be written to")
+
+
+def partial_name(path: Path) -> Path:
+    """The name that a file has while it is written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def publish(path: Path) -> None:
+    """Gives a file that is complete under its partial name the name ``path``, once its bytes are on the disk."""
+    with open(partial_name(path), "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial_name(path), path)
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
@@ -27,3 +49,24 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether this is something, such as a pipe, that cannot be replaced but only written to."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes ``path`` when the with-block ends without an error."""
+    try:
+        if _is_device(path):
+            with open(path, "wb") as file:
+                yield file
+            return
+        path = path.resolve()  # a link goes on leading to the file
+        with open(partial_name(path), "wb") as file:
+            yield file
+        publish(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from None

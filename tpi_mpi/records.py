@@ -7,6 +7,9 @@ from pathlib import Path
 from tpi_mpi.errors import UserError
 from tpi_mpi.prompts import Prompt
 
+# How every record begins: a line that was cut off while it was written is known by it.
+_START = b'{"id": '
+
 
 class Records:
     """Appends records to a file; a run that was interrupted finds there what it has already done.
@@ -26,8 +29,11 @@ class Records:
         """Reads the records that are there; drops a last line that was cut off while it was written."""
         self._file.seek(0)
         content = self._file.read()
-        complete = content[: content.rfind(b"\n") + 1]
+        end = content.rfind(b"\n") + 1
+        complete, cut_off = content[:end], content[end:]
         try:
+            if not _START.startswith(cut_off[: len(_START)]):
+                raise ValueError("the last line is no record")
             records = [json.loads(line) for line in complete.splitlines() if line.strip()]
             answered = {record["id"]: record for record in records}
         except (ValueError, TypeError, KeyError):
@@ -42,7 +48,7 @@ class Records:
             record = self._answered.get(prompt.id)
             if record is None:
                 rest.append(prompt)
-            elif record.get("prompt") != prompt.text:
+            elif not _answers(record, prompt):
                 raise UserError(f"{self._path} answers another prompt under id {prompt.id!r}; name another file")
         return rest
 
@@ -56,3 +62,8 @@ class Records:
 
     def __exit__(self, *exception) -> None:
         self._file.close()
+
+
+def _answers(record: dict, prompt: Prompt) -> bool:
+    given_ids = list(prompt.token_ids) if prompt.token_ids else None
+    return record.get("prompt") == prompt.text and record.get("prompt_token_ids") == given_ids

@@ -42,7 +42,7 @@ class Sampler:
 
 def penalise(scores: torch.Tensor, token_ids: Sequence[int], penalty: float) -> torch.Tensor:
     """Makes tokens that were there before less probable for a penalty above 1 (CTRL, arXiv 1909.05858)."""
-    index = torch.tensor(token_ids)
+    index = torch.tensor(token_ids, dtype=torch.long)
     old = scores[index]
     return scores.index_put((index,), torch.where(old < 0, old * penalty, old / penalty))
 

@@ -1,11 +1,11 @@
 """Text to token ids and back, with the checkpoint's own tokenizer."""
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tpi_mpi.errors import UserError
+from tpi_mpi.keys import Keys
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -132,10 +132,7 @@ def _settings(directory: Path) -> dict:
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         path = directory / name
         if path.is_file():
-            try:
-                settings |= json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, TypeError) as error:
-                raise UserError(f"{path} cannot be read as a JSON object: {error}") from None
+            settings |= Keys.load(path).values
     template = directory / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
