@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,8 +22,12 @@ _MADV_POPULATE_READ = 22
 _MADV_RANDOM = 1
 _MADV_DONTNEED = 4
 
-# A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them.
-_PIECE = 16 * 1024**2
+# What the system says of pages that cannot be read from the disk.
+_REASONS = {errno.EFAULT: "the disk failed, or the file ends too early"}
+
+# A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them, and one hashed
+# while the next is read.
+_PIECE = 4 * 1024**2
 
 _libc = ctypes.CDLL(None, use_errno=True)  # unlike mmap.madvise, a call through ctypes releases the global lock
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -65,8 +70,10 @@ class MappedBlock:
         self._lead = extent.offset % mmap.ALLOCATIONGRANULARITY
         self._first = extent.offset - self._lead
         self._length = extent.nbytes + self._lead
-        # A private mapping, because torch warns of tensors that cannot be written to.
-        self._map = mmap.mmap(file.descriptor, self._length, access=mmap.ACCESS_COPY, offset=self._first)
+        try:  # a private mapping, because torch warns of tensors that cannot be written to
+            self._map = mmap.mmap(file.descriptor, self._length, access=mmap.ACCESS_COPY, offset=self._first)
+        except ValueError:
+            raise self._unreadable("the file ends too early") from None
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.tensors = {tensor.name: self._view(tensor) for tensor in extent.tensors}
 
@@ -83,20 +90,29 @@ class MappedBlock:
         Returns the number of bytes, or 0 where ``cancelled`` answered true between two pieces. Raises TpiError
         where the disk cannot deliver them or the bytes are not those that were written.
         """
-        hasher = xxhash.xxh3_64() if verify else None
+        if not verify:
+            return self._bring_in(cancelled, lambda start, stop: None)
+        hasher = xxhash.xxh3_64()
+        # A second thread hashes each piece while the next is read: the disk never waits.
+        with memoryview(self._map) as view, ThreadPoolExecutor(max_workers=1) as thread:
+            count = self._bring_in(
+                cancelled, lambda start, stop: thread.submit(hasher.update, view[max(start, self._lead) : stop])
+            )
+        if count and hasher.hexdigest() != self.extent.checksum:
+            raise TpiError(
+                f"block {self.extent.name} of slab {self.file.path} has checksum {hasher.hexdigest()} instead of "
+                f"{self.extent.checksum}: its bytes were altered; copy the slab again or split again"
+            )
+        return count
+
+    def _bring_in(self, cancelled: Callable[[], bool], arrived: Callable[[int, int], object]) -> int:
+        """Reads the block by pieces, and tells ``arrived`` of each."""
         for start in range(0, self._length, _PIECE):
             if cancelled():
                 return 0
             stop = min(start + _PIECE, self._length)
             self._read(start, stop)
-            if hasher:
-                with memoryview(self._map) as view:
-                    hasher.update(view[max(start, self._lead) : stop])
-        if hasher and hasher.hexdigest() != self.extent.checksum:
-            raise TpiError(
-                f"block {self.extent.name} of slab {self.file.path} has checksum {hasher.hexdigest()} instead of "
-                f"{self.extent.checksum}: its bytes were altered; copy the slab again or split again"
-            )
+            arrived(start, stop)
         return self.extent.nbytes
 
     def _read(self, start: int, stop: int) -> None:
@@ -104,7 +120,7 @@ class MappedBlock:
         if code == errno.EINVAL:
             self._read_through(start, stop)
         elif code:
-            raise self._unreadable(os.strerror(code))
+            raise self._unreadable(_REASONS.get(code) or os.strerror(code))
 
     def _read_through(self, start: int, stop: int) -> None:
         """Where the kernel knows no populating: fills the page cache, from which the mapping is then served."""

@@ -1,0 +1,207 @@
+"""Laws of the window: the right bytes in the right order, never more than asked for, and no way to hang."""
+
+import errno
+import os
+import shutil
+import threading
+import time
+
+import h5py
+import pytest
+import torch
+
+from tpi_mpi import mapping
+from tpi_mpi.blocks import EMBEDDING
+from tpi_mpi.embedding import Embedding
+from tpi_mpi.errors import TpiError
+from tpi_mpi.mapping import MappedBlock, SlabFile
+from tpi_mpi.slabs import Slab, slab_path
+from tpi_mpi.window import SlidingWindow
+
+
+@pytest.fixture
+def slab(demo_slabs) -> Slab:
+    return Slab.open(slab_path(demo_slabs(2), 0))
+
+
+@pytest.fixture
+def spoilt(slab, tmp_path) -> Slab:
+    """A copy of the slab that the test may spoil."""
+    return Slab.open(shutil.copy(slab.path, tmp_path / "rank0000.h5"))
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays():
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def order_of(slab: Slab) -> list[str]:
+    return [name for name in slab.blocks if name != EMBEDDING]
+
+
+def stored(slab: Slab, name: str) -> dict[str, bytes]:
+    with h5py.File(slab.path, "r") as file:
+        return {tensor.name: file[name][tensor.name][:].tobytes() for tensor in slab.blocks[name].tensors}
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def alter(slab: Slab, name: str, at: int = 100) -> None:
+    with open(slab.path, "r+b") as file:
+        file.seek(slab.blocks[name].offset + at)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 100])
+@pytest.mark.parametrize("pinned", ["none", "some", "all"])
+def test_every_sweep_sees_the_bytes_that_are_stored(slab, depth, pinned):
+    order = order_of(slab)
+    kept = {"none": [], "some": order[1::3], "all": order}[pinned]
+    expected = {name: stored(slab, name) for name in order}
+    with SlidingWindow(slab, order, depth, frozenset(kept)) as window:
+        for name in order * 3:
+            with window.block(name) as tensors:
+                assert {key: bytes_of(tensor) for key, tensor in tensors.items()} == expected[name]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("pins", [0, 4, 14])
+def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab, monkeypatch, depth, pins):
+    order = order_of(slab)
+    pinned = frozenset(order[:pins])
+    present, most = set(), 0
+
+    def populate(block, *arguments, **settings):
+        nonlocal most
+        present.add(block.extent.name)
+        most = max(most, len(present - pinned))
+        return block.extent.nbytes
+
+    monkeypatch.setattr(MappedBlock, "populate", populate)
+    monkeypatch.setattr(MappedBlock, "release", lambda block: present.discard(block.extent.name))
+    sweeps = 4
+    with SlidingWindow(slab, order, depth, pinned) as window:
+        for name in order * sweeps:
+            with window.block(name):
+                assert name in present
+        wait_for(lambda: len(present - pinned) == min(depth, len(order) - pins))
+        ahead = sum(slab.blocks[name].nbytes for name in present - pinned)
+        once = sum(slab.blocks[name].nbytes for name in pinned)
+        streamed = sum(slab.blocks[name].nbytes for name in order) - once
+        assert window.bytes_fetched == once + sweeps * streamed + ahead
+    assert most == min(depth, len(order) - pins)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "the fetch thread did not do what was expected of it"
+        time.sleep(0.01)
+
+
+def test_the_next_sweep_is_fetched_while_this_one_ends(slab):
+    order = order_of(slab)
+    with SlidingWindow(slab, order, 3) as window:
+        use(window, order[:-1])
+        with window.block(order[-1]):
+            wait_for(lambda: {order[0], order[1]} <= set(window._present))
+
+
+@pytest.mark.parametrize("at", [0, 5000, -1])
+def test_an_altered_byte_is_found_when_its_block_is_first_fetched(spoilt, at):
+    name = "layers.3.feed_forward"
+    alter(spoilt, name, at % spoilt.blocks[name].nbytes)
+    order = order_of(spoilt)
+    with SlidingWindow(spoilt, order, 2) as window:
+        use(window, order[: order.index(name)])
+        with pytest.raises(TpiError, match=r"layers\.3\.feed_forward of slab .*rank0000\.h5 .* bytes were altered"):
+            with window.block(name):
+                pass
+
+
+def use(window: SlidingWindow, names: list[str]) -> None:
+    for name in names:
+        with window.block(name):
+            pass
+
+
+def test_a_file_that_became_shorter_is_an_error_and_no_crash(spoilt):
+    order = order_of(spoilt)
+    os.truncate(spoilt.path, spoilt.blocks[order[-1]].offset)
+    with SlidingWindow(spoilt, order, 2) as window, pytest.raises(TpiError, match="the file ends too early"):
+        use(window, order)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_mapped_is_an_error_and_no_crash(spoilt):
+    file = SlabFile(spoilt.path)
+    block = file.map(spoilt.blocks["layers.3.feed_forward"])
+    os.truncate(spoilt.path, block.extent.offset)
+    with pytest.raises(TpiError, match="the file ends too early"):
+        block.populate(verify=True)
+    file.close()
+
+
+def test_without_populating_by_the_kernel_the_window_works_too(slab, monkeypatch):
+    monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EINVAL)
+    order = order_of(slab)
+    with SlidingWindow(slab, order, 2) as window:
+        for name in order * 2:
+            with window.block(name) as tensors:
+                assert {key: bytes_of(tensor) for key, tensor in tensors.items()} == stored(slab, name)
+
+
+def test_a_disk_error_reaches_the_rank_that_waits(slab, monkeypatch):
+    monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EIO)
+    order = order_of(slab)
+    with SlidingWindow(slab, order, 2) as window, pytest.raises(TpiError, match="Input/output error"):
+        with window.block(order[0]):
+            pass
+
+
+@pytest.mark.parametrize("used", [0, 1, 5])
+def test_leaving_early_ends_the_thread(slab, used):
+    order = order_of(slab)
+    with SlidingWindow(slab, order, 2) as window:
+        use(window, order[:used])
+
+
+def test_leaving_with_an_error_ends_the_thread(slab):
+    def use_and_fail():
+        with SlidingWindow(slab, order_of(slab), 2) as window, window.block("layers.0.attention"):
+            raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError):
+        use_and_fail()
+
+
+def test_blocks_are_given_in_their_order_only(slab):
+    with SlidingWindow(slab, order_of(slab), 2) as window, pytest.raises(AssertionError, match="is next"):
+        with window.block("layers.1.attention"):
+            pass
+
+
+def test_embedding_rows_are_the_checkpoints(slab, demo):
+    from safetensors import safe_open
+
+    with safe_open(demo / "model.safetensors", "pt") as weights:
+        matrix = weights.get_tensor("model.embed_tokens.weight")
+    file = SlabFile(slab.path)
+    ids = [0, 1023, 7, 7]
+    torch.testing.assert_close(Embedding(slab, file)(ids), matrix[ids].float(), rtol=0, atol=0)
+    file.close()
+
+
+def test_an_altered_embedding_row_is_found_when_it_is_touched(spoilt):
+    alter(spoilt, EMBEDDING, at=5 * 192 * 2)
+    file = SlabFile(spoilt.path)
+    embedding = Embedding(spoilt, file)
+    embedding([4, 6])
+    with pytest.raises(TpiError, match=r"row 5 of the embedding .* bytes were altered"):
+        embedding([5])
+    file.close()
