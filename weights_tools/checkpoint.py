@@ -1,6 +1,5 @@
 """A Hugging Face checkpoint on disk, read lazily and strictly."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from tpi_mpi.blocks import sources_of
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import TpiError, UserError
+from tpi_mpi.keys import Keys
 from tpi_mpi.mapping import populate
 from tpi_mpi.partition import Partition
 
@@ -84,10 +84,7 @@ class Checkpoint:
         raise UserError(f"checkpoint {self.directory} has neither {SINGLE} nor {INDEX}; download one that has")
 
     def _read_index(self, index: Path) -> dict[str, Path]:
-        try:
-            names = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{index} cannot be read as an index of weights: {error!r}") from None
+        names = Keys.load(index).object("weight_map")
         for name in set(names.values()):
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
                 raise UserError(f"{index} names the file {name!r}; only files of the checkpoint's own directory may be")

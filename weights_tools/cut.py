@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tpi_mpi.blocks import Block, TensorSpec, blocks_of
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import UserError, say
-from tpi_mpi.files import sync_directory
+from tpi_mpi.files import partial_name, publish
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.partition import Partition
 from tpi_mpi.slabs import ITEMSIZE, Slab, create, rank_blocks, slab_path
@@ -77,6 +77,9 @@ class _Cutting:
         }
         self.journal = journal.Journal(target / journal.NAME, job)
         stack.callback(self.journal.close)
+        if not self.journal.resumed:
+            remove_partial_slabs(target)
+        self.threads = stack.enter_context(ThreadPoolExecutor(max_workers=2))  # a third gained nothing
         self.writers = [self.writer(rank) for rank in range(partition.size)]
         for writer in self.writers:
             stack.callback(writer.close)
@@ -96,7 +99,7 @@ class _Cutting:
         """The writer of one rank's slab, laid out anew unless an interrupted split left it."""
         path = slab_path(self.target, rank)
         slab = Slab(
-            path=path.with_name(f".{path.name}.partial"),
+            path=partial_name(path),
             rank=rank,
             dtype=self.dtypes["model.layers.0.self_attn.o_proj.weight"],
             config=self.source.config,
@@ -106,11 +109,11 @@ class _Cutting:
         )
         if self.journal.entries:
             try:
-                return SlabWriter(Slab.open(slab.path))
+                return SlabWriter(Slab.open(slab.path), self.threads)
             except UserError:
                 self.journal.entries.clear()
         blocks = rank_blocks(self.source.config, self.partition, rank)
-        return SlabWriter(create(slab, blocks, self.dtypes, self.links))
+        return SlabWriter(create(slab, blocks, self.dtypes, self.links), self.threads)
 
     def check_room(self) -> None:
         needed = sum(writer.slab.nbytes for writer in self.writers)
@@ -177,8 +180,7 @@ class _Cutting:
         for writer in self.writers:
             writer.seal(digest, self.links)
         for writer in self.writers:
-            writer.slab.path.rename(slab_path(self.target, writer.slab.rank))
-        sync_directory(self.target)
+            publish(slab_path(self.target, writer.slab.rank))
         sizes = tuple(slab_path(self.target, rank).stat().st_size for rank in range(self.partition.size))
         slab = self.writers[0].slab
         Manifest(
@@ -222,6 +224,12 @@ class _Piece(NamedTuple):
             writer.append(self.spec.name, self.rows[:, start:stop])
         elif start < self.first + len(self.rows) and stop > self.first:
             writer.append(self.spec.name, self.rows[max(start - self.first, 0) : stop - self.first])
+
+
+def remove_partial_slabs(target: Path) -> None:
+    """Removes what an interrupted split of another job left."""
+    for path in target.glob(partial_name(Path("rank[0-9]*.h5")).name):
+        path.unlink()
 
 
 def ahead(items: Iterator, count: int = 3) -> Iterator:

@@ -1,30 +1,35 @@
 """One slab being written: blocks in order, tensors in order, bytes in order."""
 
-import errno
-import os
 from collections.abc import Mapping
+from concurrent.futures import Executor
 
 import numpy as np
 import torch
 import xxhash
 
 from tpi_mpi.blocks import EMBEDDING
-from tpi_mpi.errors import UserError
-from tpi_mpi.slabs import BlockExtent, Slab, TensorExtent, seal
+from tpi_mpi.slabs import PAGE, BlockExtent, Slab, TensorExtent, seal
+from weights_tools.staged_file import StagedFile
+
+# The buffers of all slabs together, and of each at least and at most.
+_BUFFERS = 64 * 1024**2
+_LEAST, _MOST = 1024**2, 4 * 1024**2
 
 
 class SlabWriter:
-    """Fills a slab that was laid out, through its file descriptor, and takes the checksums on the way.
+    """Fills a slab that was laid out, and takes the checksums on the way.
 
     For each block :meth:`begin` it, :meth:`append` the pieces of its tensors in their order, and :meth:`end` it.
 
+    threads: do the writing itself.
     checksums: of the blocks that are complete, by name.
     """
 
-    def __init__(self, slab: Slab):
+    def __init__(self, slab: Slab, threads: Executor):
         self.slab = slab
         self.checksums: dict[str, str] = {}
-        self._descriptor = os.open(slab.path, os.O_RDWR)
+        share = _BUFFERS // slab.partition.size // PAGE * PAGE
+        self._file = StagedFile(slab.path, min(max(share, _LEAST), _MOST), threads)
         self._row_checksums: list[int] = []
 
     def begin(self, name: str) -> None:
@@ -33,74 +38,59 @@ class SlabWriter:
         self._tensor: TensorExtent | None = None
         self._position = self._extent.offset
         self._hasher = xxhash.xxh3_64()
+        self._file.seek(self._extent.offset)
 
     def append(self, tensor_name: str, piece: torch.Tensor) -> None:
         """Writes the next rows of this rank's share of a tensor, in the tensor's stored dtype."""
         tensor = self._tensors[tensor_name]
         if tensor is not self._tensor:
             self._pad(tensor)
-        data = piece.to(getattr(torch, tensor.dtype)).contiguous().view(torch.uint8).numpy()
-        if self._extent.name == EMBEDDING:
-            self._row_checksums += [xxhash.xxh3_64_intdigest(row) for row in data]
-        self._write(data.data)
+        dtype = getattr(torch, tensor.dtype)
+        row_bytes = piece[0].numel() * dtype.itemsize
+        for rows in piece.split(max(1, self._file.room() // row_bytes)):
+            data = self._add(rows, dtype)
+            if self._extent.name == EMBEDDING:
+                row_ends = range(row_bytes, len(data) + 1, row_bytes)
+                self._row_checksums += [xxhash.xxh3_64_intdigest(data[end - row_bytes : end]) for end in row_ends]
 
     def _pad(self, tensor: TensorExtent) -> None:
-        """Goes on to the next tensor; what lies between was never written, so it reads as zeros."""
+        """Goes on to the next tensor: between them lie zeros."""
         end = self._tensor.offset + self._tensor.nbytes if self._tensor else self._extent.offset
         assert self._position == end, f"{self._tensor} is followed by another tensor before it is complete"
-        self._hasher.update(bytes(tensor.offset - end))
-        self._position, self._tensor = tensor.offset, tensor
+        if tensor.offset > end:
+            self._add(torch.zeros(tensor.offset - end, dtype=torch.uint8), torch.uint8)
+        self._tensor = tensor
 
-    def _write(self, data: memoryview) -> None:
-        data = data.cast("B")
+    def _add(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
+        data = self._file.append(rows, dtype)
         self._hasher.update(data)
-        start = self._position
-        while data:
-            count = self._system(os.pwrite, data, self._position)
-            data, self._position = data[count:], self._position + count
-        if hasattr(os, "posix_fadvise"):
-            # Has the system begin to write now what seal will wait for, and reuse those pages for what comes next.
-            os.posix_fadvise(self._descriptor, start, self._position - start, os.POSIX_FADV_DONTNEED)
+        self._position += len(data)
+        return data
 
     def end(self) -> None:
         """The block is complete."""
         assert self._position == self._extent.offset + self._extent.nbytes, f"{self._extent.name} is not complete"
+        self._file.finish()
         self.checksums[self._extent.name] = self._hasher.hexdigest()
 
     def checksum_on_disk(self, name: str) -> str:
         """The checksum of what the file holds of a block now."""
-        extent = self.slab.blocks[name]
-        hasher, position, end = xxhash.xxh3_64(), extent.offset, extent.offset + extent.nbytes
-        while position < end:
-            data = os.pread(self._descriptor, min(end - position, 16 * 1024**2), position)
-            if not data:
-                break
-            hasher.update(data)
-            position += len(data)
+        extent, hasher = self.slab.blocks[name], xxhash.xxh3_64()
+        with open(self.slab.path, "rb") as file:
+            file.seek(extent.offset)
+            left = extent.nbytes
+            while data := file.read(min(left, _MOST)):
+                hasher.update(data)
+                left -= len(data)
         return hasher.hexdigest()
 
     def seal(self, source_digest: str, links: Mapping[str, str]) -> None:
         """Puts the checksums into the header and everything on the disk. The writer is closed afterwards."""
-        os.close(self._descriptor)
-        self._descriptor = -1
         rows = np.array(self._row_checksums, dtype=np.uint64) if EMBEDDING in self.slab.blocks else None
         checksums = {name: checksum for name, checksum in self.checksums.items() if name not in links}
-        seal(self.slab, checksums, source_digest, rows)
-        self._descriptor = os.open(self.slab.path, os.O_RDWR)
-        self._system(os.fsync)
+        self._file.sync()  # before HDF5 writes what may lie behind the last block on the same page
         self.close()
+        seal(self.slab, checksums, source_digest, rows)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _system(self, call, *arguments):
-        try:
-            return call(self._descriptor, *arguments)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f"the disk is full while {self.slab.path} is written; free some space and split again"
-                ) from None
-            raise
+        self._file.close()

@@ -6,12 +6,12 @@ Reads every byte of the checkpoint once and writes about as many; memory stays b
 of the model. Interrupted, it goes on where it was when it is started again.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tpi_mpi.errors import UserError, say
+from tpi_mpi.files import copy_file
 from tpi_mpi.options import Parser
 from tpi_mpi.tokenizer import TOKENIZER_FILES
 from weights_tools import command, journal
@@ -68,7 +68,7 @@ def copy_small_files(source: Path, target: Path) -> None:
     """What a run needs besides the slabs, so that the checkpoint is no longer needed."""
     for name in SMALL_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            copy_file(source / name, target / name)
     if not any((target / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         say(f"{source} has no tokenizer; prompts will have to be given as prompt_token_ids")
 

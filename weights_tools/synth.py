@@ -20,7 +20,7 @@ import xxhash
 from tpi_mpi.blocks import attention_name, feed_forward_name, sources_of
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import UserError
-from tpi_mpi.files import replace_file
+from tpi_mpi.files import partial_name, publish, replace_file
 from tpi_mpi.options import Parser
 from tpi_mpi.partition import Partition
 from tpi_mpi.slabs import ITEMSIZE
@@ -138,10 +138,10 @@ def write_checkpoint(source: RandomSource, target: Path) -> None:
     total = sum(_nbytes(source, name) for name in source.shapes)
     with bytes_bar(total, "synth") as bar:
         for file, tensors in shards.items():
-            temporary = target / f".{file}.partial"
+            temporary = partial_name(target / file)
             save_file({name: source.whole(name) for name in tensors}, temporary, metadata={"format": "pt"})
-            temporary.chmod(0o644)
-            temporary.rename(target / file)
+            temporary.chmod(0o644)  # safetensors makes it readable by its owner only
+            publish(target / file)
             bar.update(sum(_nbytes(source, name) for name in tensors))
     if len(shards) > 1:
         files = {tensor: file for file, tensors in shards.items() for tensor in tensors}
