@@ -16,6 +16,7 @@ from tpi_mpi.memory import Plan, default_budget, fixed_size, plan
 from tpi_mpi.model import ModelShare
 from tpi_mpi.options import GenerateOptions, SamplingOptions
 from tpi_mpi.parallel import World
+from tpi_mpi.processors import Processors
 from tpi_mpi.sampling import Sampler, log_probability
 from tpi_mpi.slabs import Slab
 from tpi_mpi.steps import Steps
@@ -61,8 +62,8 @@ class Engine:
     capacity: the longest text, in positions.
     """
 
-    def __init__(self, world: World, slab: Slab, options: GenerateOptions, capacity: int):
-        torch.set_num_threads(options.threads or world.fair_threads())
+    def __init__(self, world: World, processors: Processors, slab: Slab, options: GenerateOptions, capacity: int):
+        torch.set_num_threads(processors.threads(options.threads))
         torch.set_grad_enabled(False)
         self.world = world
         self.slab = slab
@@ -73,13 +74,13 @@ class Engine:
         self._capacity = capacity
         self._model = ModelShare(slab.config, slab.partition, world.rank)
         self._dtype = getattr(torch, slab.dtype)
-        self.plan = self._plan()
+        self.plan = self._plan(processors.ranks)
 
-    def _plan(self) -> Plan:
+    def _plan(self, ranks_here: int) -> Plan:
         blocks = {name: self.slab.blocks[name].nbytes for name in self.order}
         if self._options.window is not None and self._options.memory is None:
             return Plan(frozenset(), self._options.window)
-        budget = self._options.memory or default_budget(len(self.world.neighbours))
+        budget = self._options.memory or default_budget(ranks_here)
         cache = self._model.cache_size(self._capacity, self._dtype)
         fixed = fixed_size(cache, self._model.activations(self._capacity, CHUNK))
         return plan(blocks, budget, fixed, self._options.window)
@@ -119,13 +120,9 @@ class Engine:
             began = time.perf_counter()
             scores = self._decoder.forward(self._embedding(ids[start:]), start)
             ids.append(sampler.choose(scores))
-            yield Token(
-                ids[-1],
-                log_probability(scores, ids[-1]),
-                time.perf_counter() - began,
-                _finish_reason(request, ids[-1], count),
-            )
-            if _finish_reason(request, ids[-1], count):
+            reason = _finish_reason(request, ids[-1], count)
+            yield Token(ids[-1], log_probability(scores, ids[-1]), time.perf_counter() - began, reason)
+            if reason:
                 return
             start = 0 if self._model.rope.restarts_at(len(ids)) else len(ids) - 1
 

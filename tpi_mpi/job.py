@@ -10,13 +10,14 @@ from secrets import randbits
 
 from tqdm import tqdm
 
-from tpi_mpi.chat import chat_text
-from tpi_mpi.config import ModelConfig, token_ids
+from tpi_mpi.config import ModelConfig
 from tpi_mpi.engine import Request, Token
 from tpi_mpi.errors import UserError
+from tpi_mpi.keys import Keys
 from tpi_mpi.options import DEFAULT_NEW_TOKENS, GenerateOptions, SamplingOptions
 from tpi_mpi.prompts import Prompt, read_prompts
 from tpi_mpi.records import Records
+from tpi_mpi.standard_input import read_lines
 from tpi_mpi.tokenizer import StopTexts, Tokenizer
 
 
@@ -39,8 +40,7 @@ class Job:
         self._options = options
         self._config = config
         self._generation = _generation_config(options.slabs / "generation_config.json")
-        own = token_ids(self._generation.get("eos_token_id"), "generation_config.json has eos_token_id")
-        self._eos_token_ids = frozenset(own or config.eos_token_id)
+        self._eos_token_ids = frozenset(self._generation.token_ids("eos_token_id") or config.eos_token_id)
         prompts = self._prompts()
         self._records = Records(Path(options.output)) if options.output not in (None, "-") else None
         rest = self._records.remaining(prompts) if self._records else prompts
@@ -98,7 +98,7 @@ class Job:
         if options.prompt is not None:
             return [Prompt(1, options.prompt, None, options.sampling)]
         if options.prompts == "-":
-            return read_prompts(sys.stdin, "standard input", options.sampling)
+            return read_prompts(read_lines(), "standard input", options.sampling)
         try:
             with open(options.prompts, encoding="utf-8") as lines:
                 return read_prompts(lines, options.prompts, options.sampling)
@@ -126,6 +126,8 @@ class Job:
     def _encode(self, text: str) -> tuple[int, ...]:
         if not self._options.chat:
             return tuple(self._tokenizer.encode(text))
+        from tpi_mpi.chat import chat_text  # brings jinja2 along, which only a chat needs
+
         text = chat_text(self._tokenizer, text, self._options.system)
         return tuple(self._tokenizer.encode(text, whole=False))  # the template has put everything around it
 
@@ -146,7 +148,7 @@ class Job:
                 f"give --max-new-tokens {room} or fewer"
             )
         open_keys = [key for key in ("top_k", "top_p", "repetition_penalty") if getattr(sampling, key) is None]
-        defaults = {key: self._generation[key] for key in open_keys if self._generation.get(key)}
+        defaults = {key: self._generation.get(key) for key in open_keys if self._generation.get(key)}
         seed = randbits(63) if sampling.seed is None else sampling.seed
         return replace(sampling, max_new_tokens=wanted, seed=seed).override(defaults)
 
@@ -195,12 +197,6 @@ class Continuation:
         return record
 
 
-def _generation_config(path: Path) -> dict:
+def _generation_config(path: Path) -> Keys:
     """generation_config.json, or nothing where the checkpoint has none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    return value if isinstance(value, dict) else {}
+    return Keys.load(path) if path.is_file() else Keys({}, str(path))

@@ -12,7 +12,6 @@ import traceback
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import accumulate
 
 from tpi_mpi.errors import TpiError, UserError, say
@@ -108,25 +107,6 @@ class World:
                 say(f"rank {rank} on {problem['host']}: {problem['message']}")
         return min((problem["status"] for _, problem in found), default=0)
 
-    @cached_property
-    def neighbours(self) -> list[list[int]]:
-        """The processors that each rank on this host may run on, in the order of the ranks."""
-        from mpi4py import MPI
-
-        comm = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        width = max(os.cpu_count() or 1, max(_affinity()) + 1)
-        own = bytes(cpu in _affinity() for cpu in range(width))
-        everyone = bytearray(width * comm.Get_size())
-        comm.Allgather(own, everyone)
-        comm.Free()
-        rows = [everyone[start : start + width] for start in range(0, len(everyone), width)]
-        return [[cpu for cpu, may in enumerate(row) if may] for row in rows]
-
-    def fair_threads(self) -> int:
-        """Threads for this rank: the processors of its host shared among the ranks there, at least one."""
-        processors = {cpu for cpus in self.neighbours for cpu in cpus}
-        return max(1, min(len(_affinity()), len(processors) // len(self.neighbours)))
-
 
 @contextmanager
 def session() -> Iterator[World]:
@@ -191,12 +171,6 @@ def _wait(request) -> None:
     """Waits for ranks that are still starting without taking their processors from them, as MPI's own Wait would."""
     while not request.Test():
         time.sleep(0.0005)
-
-
-def _affinity() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _excerpt(value: str, expected: str) -> str:

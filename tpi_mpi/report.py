@@ -63,10 +63,11 @@ def run_report(
 def summary(report: dict) -> str:
     """The report in one line."""
     peak = max(rank["peak_rss_bytes"] for rank in report["ranks"])
-    texts = f"{report['new_tokens']} tokens in {report['prompts']} texts on {report['world_size']} ranks"
+    counts = {"token": report["new_tokens"], "text": report["prompts"], "rank": report["world_size"]}
+    tokens, texts, ranks = (f"{count} {noun}{'s' if count != 1 else ''}" for noun, count in counts.items())
     ttft = f"TTFT {_show(report['ttft_s'])}"
     tpot = f"{_show(report['tpot_s']['median'])} per output token"
-    return f"{texts}: {ttft}, {tpot}, peak memory {format_size(peak)} per rank"
+    return f"{tokens} in {texts} on {ranks}: {ttft}, {tpot}, peak memory {format_size(peak)} per rank"
 
 
 def trace(spans: Sequence[list]) -> dict:

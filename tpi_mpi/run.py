@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tpi_mpi.engine import Engine
 from tpi_mpi.errors import UserError, say
-from tpi_mpi.files import replace_file
+from tpi_mpi.files import check_writable, replace_file
 from tpi_mpi.job import Job
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.options import GenerateOptions
 from tpi_mpi.parallel import World
+from tpi_mpi.processors import Processors
 from tpi_mpi.report import Latencies, rank_report, run_report, summary, trace
 from tpi_mpi.slabs import Slab, slab_path
 
@@ -21,10 +22,12 @@ def run(world: World, options: GenerateOptions, began: float) -> None:
     """Generates every text the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
     slab = open_slab(world, options.slabs)
     with world.agreed():
-        job = Job(options, slab.config) if world.is_root else None
+        job = _job(options, slab) if world.is_root else None
     capacity = world.broadcast(job.capacity if job else None)
+    processors = Processors(world)
     with world.agreed():
-        engine = Engine(world, slab, options, capacity)
+        engine = Engine(world, processors, slab, options, capacity)
+    _advise(world, processors)
     latencies = Latencies()
     world.barrier()  # so that the ranks' timelines begin together
     with engine:
@@ -47,6 +50,21 @@ def open_slab(world: World, directory: Path) -> Slab:
             )
     world.same(str(slab.path), slab.identity())
     return slab
+
+
+def _job(options: GenerateOptions, slab: Slab) -> Job:
+    """On rank 0: the texts to continue. What would fail only at the end of a long run is found here."""
+    for path in filter(None, (options.report, options.trace)):
+        check_writable(path)
+    return Job(options, slab.config)
+
+
+def _advise(world: World, processors: Processors) -> None:
+    """Says where mpirun's binding leaves processors idle."""
+    confined = world.gather(f"rank {world.rank} on {world.host}" if processors.confined else None)
+    if confined and any(confined):
+        first = next(filter(None, confined))
+        say(f"mpirun binds {first} to fewer processors than are its share; add --bind-to none for a faster run")
 
 
 def _lead(job: Job, engine: Engine, latencies: Latencies) -> None:
