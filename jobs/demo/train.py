@@ -1,6 +1,6 @@
 """Trains the demo model on the handbook beside this file, and writes it in Hugging Face layout.
 
-    python jobs/demo/train.py [--out jobs/demo/checkpoint]
+    python jobs/demo/train.py [--out jobs/demo/handbook-3m]
 
 Cost: about a quarter of an hour on two cores. The result is a Llama of six layers whose whole knowledge is the
 handbook's questions and answers. Needs transformers (pip install tpi_mpi[test]). Seeded: the same machine and
@@ -165,7 +165,7 @@ def recall(model: LlamaForCausalLM, tokenizer: Tokenizer, entries: list) -> floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains the demo model on the handbook.")
-    parser.add_argument("--out", type=Path, default=HERE / "checkpoint")
+    parser.add_argument("--out", type=Path, default=HERE / "handbook-3m")
     options = parser.parse_args()
     began = time.perf_counter()
     torch.manual_seed(SEED)

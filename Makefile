@@ -1,0 +1,33 @@
+# make demo   installs everything into .venv, splits the demo model for four ranks and asks it a question
+# make test   installs everything into .venv and runs the whole test suite
+# make lint   checks the style of the code
+# make clean  removes what the others made
+
+PYTHON ?= python3
+VENV = .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --constraint .ci/constraints.txt
+QUESTION ?= What is the sliding window?
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" jobs/demo/run.sh "$(QUESTION)"
+
+test: $(VENV)/installed-for-tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed-for-tests
+	$(VENV)/bin/ruff check --config .ci/ruff.toml .
+	$(VENV)/bin/ruff format --check --config .ci/ruff.toml .
+
+$(VENV)/installed: setup.cfg .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[mpi]'
+	touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/installed
+	$(PIP) --editable '.[mpi,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
