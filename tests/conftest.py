@@ -11,7 +11,7 @@ import torch
 import zoo
 
 REPOSITORY = Path(__file__).parent.parent
-DEMO = REPOSITORY / "jobs" / "demo" / "checkpoint"
+DEMO = REPOSITORY / "jobs" / "demo" / "handbook-3m"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -119,10 +119,11 @@ def continuation(model, prompt: list[int], count: int = NEW_TOKENS) -> dict:
         pad_token_id=0,
     )
     scores = torch.cat(output.logits).float().log_softmax(-1)
-    return {"token_ids": output.sequences[0, len(prompt) :].tolist(), "scores": scores.tolist()}
+    token_ids = output.sequences[0, len(prompt) :].tolist()
+    return {"prompt": prompt, "token_ids": token_ids, "scores": scores.tolist()}
 
 
 def referee(directory: Path) -> list[dict]:
-    """What :func:`build` wrote: for each prompt its ``token_ids`` and ``scores`` (tokens, vocab_size)."""
+    """What :func:`build` wrote: for each ``prompt`` the ``token_ids`` and their ``scores`` (tokens, vocab_size)."""
     results = json.loads((directory / "referee.json").read_text())
     return [{**result, "scores": np.array(result["scores"])} for result in results]

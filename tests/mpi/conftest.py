@@ -1,0 +1,71 @@
+"""Fixtures of the tests that run on several ranks at once; tests/test_under_mpirun.py starts them.
+
+Every rank runs every test. A rank whose test fails takes the others down, which would else wait for it for ever.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from tpi_mpi.parallel import World
+from tpi_mpi.processors import Processors
+
+
+def pytest_addoption(parser):
+    parser.addoption("--workshop", type=Path, help="directory prepared by tests/test_under_mpirun.py")
+
+
+def pytest_exception_interact(node, call, report):
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    print(f"rank {comm.Get_rank()} of {comm.Get_size()} failed in {node.nodeid}", file=sys.__stderr__)
+    traceback.print_exception(call.excinfo.value, file=sys.__stderr__)
+    sys.__stderr__.flush()
+    if comm.Get_size() > 1:
+        comm.Abort(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    from mpi4py import MPI
+
+    return World(MPI.COMM_WORLD)
+
+
+@pytest.fixture(scope="session")
+def processors(world) -> Processors:
+    return Processors(world)
+
+
+@pytest.fixture(scope="session")
+def run(world, processors) -> tuple[World, Processors]:
+    """What an engine needs of the machine."""
+    return world, processors
+
+
+@pytest.fixture
+def together(world):
+    """Every rank has begun this test, and ends it with the others."""
+    world.barrier()
+    yield
+    world.barrier()
+
+
+@pytest.fixture(scope="session")
+def workshop(request) -> Path:
+    return request.config.getoption("--workshop")
+
+
+@pytest.fixture(scope="session")
+def slabs(workshop, world) -> Path:
+    """NAME/even and NAME/uneven: slabs for so many ranks."""
+    return workshop / "slabs" / str(world.size)

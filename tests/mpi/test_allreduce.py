@@ -1,0 +1,57 @@
+"""Laws of the allreduce: every algorithm gives the sum, and the star gives it bit for bit the same every time."""
+
+import pytest
+import torch
+
+from tpi_mpi.allreduce import ALGORITHMS, StarAllreduce
+
+WIDTH = 48
+ROWS = [1, 1, 5, 256, 1, 3, 2, 7, 8, 9, 10, 11, 1, 12, 5]
+
+
+def partial(rank: int, rows: int, seed: int = 0) -> torch.Tensor:
+    """Values of very different size, whose sum depends on the order in which they are added."""
+    generator = torch.Generator().manual_seed(1000 * seed + rank)
+    return torch.randn(rows, WIDTH, generator=generator) * 10.0 ** (3 * (rank % 3))
+
+
+@pytest.fixture(params=ALGORITHMS)
+def allreduce(request, world):
+    made = ALGORITHMS[request.param](world.comm, WIDTH)
+    yield made
+    made.free()
+
+
+def test_every_algorithm_gives_the_sum(world, allreduce):
+    for seed, rows in enumerate(ROWS):
+        total = allreduce.sum(partial(world.rank, rows, seed))
+        expected = sum(partial(rank, rows, seed).double() for rank in range(world.size))
+        torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-2)
+
+
+def test_the_star_adds_in_rank_order(world):
+    star = StarAllreduce(world.comm, WIDTH)
+    for seed, rows in enumerate(ROWS):
+        expected = partial(0, rows, seed)
+        for rank in range(1, world.size):
+            expected = expected + partial(rank, rows, seed)
+        assert torch.equal(star.sum(partial(world.rank, rows, seed)), expected)
+    star.free()
+
+
+def test_a_partial_may_be_a_view_and_stays_as_it_was(world, allreduce):
+    wide = partial(world.rank, 6).repeat(1, 2)
+    view = wide[::2, :WIDTH]
+    assert not view.is_contiguous()
+    before = wide.clone()
+    expected = sum(partial(rank, 6)[::2].double() for rank in range(world.size))
+    torch.testing.assert_close(allreduce.sum(view).double(), expected, rtol=1e-5, atol=1e-2)
+    assert torch.equal(wide, before)
+
+
+def test_buffers_and_requests_are_built_once_for_a_shape(world):
+    star = StarAllreduce(world.comm, WIDTH)
+    first = star.sum(partial(world.rank, 2)).data_ptr()
+    star.sum(partial(world.rank, 3))
+    assert star.sum(partial(world.rank, 2)).data_ptr() == first
+    star.free()

@@ -1,0 +1,100 @@
+"""Laws of the whole: any number of ranks, any split, window, budget and allreduce give transformers' tokens."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zoo
+
+from tpi_mpi.engine import Engine, Request
+from tpi_mpi.memory import Plan, spread
+from tpi_mpi.options import GenerateOptions, SamplingOptions
+from tpi_mpi.run import open_slab
+
+
+def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None, **options):
+    """On rank 0: the tokens of each prompt; on the others None."""
+    world, processors = run
+    slab = open_slab(world, directory)
+    requests = [Request(tuple(prompt), sampling) for prompt in prompts]
+    capacity = max(request.length for request in requests)
+    engine = Engine(world, processors, slab, GenerateOptions(directory, prompt="", **options), capacity)
+    if plan is not None:
+        engine.plan = plan(engine.order)
+    with engine:
+        tokens = [list(engine.tokens(request)) for request in requests] if world.is_root else None
+        engine.follow()
+    return tokens
+
+
+def greedy(*arguments, **options) -> list[list[int]] | None:
+    tokens = generate(*arguments, SamplingOptions(max_new_tokens=zoo.NEW_TOKENS), **options)
+    return tokens and [[token.id for token in text] for text in tokens]
+
+
+@pytest.mark.parametrize("split", ["even", "uneven"])
+@pytest.mark.parametrize("name", zoo.CASES)
+def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, slabs, name, split):
+    sampling = SamplingOptions(max_new_tokens=zoo.NEW_TOKENS)
+    texts = generate(run, slabs / name / split, zoo.PROMPTS, sampling)
+    if texts is None:
+        return
+    for tokens, expected in zip(texts, zoo.referee(workshop / "zoo" / name), strict=True):
+        ids = [token.id for token in tokens]
+        assert ids == expected["token_ids"]
+        logprobs = expected["scores"][np.arange(len(ids)), ids]
+        np.testing.assert_allclose([token.logprob for token in tokens], logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llama", "demo"])
+@pytest.mark.parametrize("allreduce", ["star", "mpi"])
+@pytest.mark.parametrize(("depth", "pinned"), [(1, 0), (2, 0), (99, 0), (1, 0.5), (3, 0.8), (1, 1)])
+def test_no_window_budget_or_allreduce_changes_a_token(run, workshop, slabs, name, allreduce, depth, pinned):
+    def plan(order) -> Plan:
+        indices = spread(len(order), round(len(order) * pinned))
+        return Plan(frozenset(order[index] for index in indices), depth)
+
+    expected = zoo.referee(workshop / "zoo" / name)
+    prompts = [text["prompt"] for text in expected]
+    texts = greedy(run, slabs / name / "even", prompts, plan=plan, allreduce=allreduce)
+    if texts:
+        assert texts == [text["token_ids"] for text in expected]
+
+
+def test_a_run_repeats_bit_for_bit(run, slabs):
+    sampling = SamplingOptions(max_new_tokens=zoo.NEW_TOKENS)
+    first, second = (generate(run, slabs / "demo" / "even", zoo.PROMPTS, sampling) for _ in range(2))
+    if first:
+        for one, other in zip(first, second, strict=True):
+            assert [(token.id, token.logprob) for token in one] == [(token.id, token.logprob) for token in other]
+
+
+def test_a_seed_gives_the_same_samples_on_any_number_of_ranks(run, workshop, slabs):
+    expected = json.loads((workshop / "sampled.json").read_text())
+    sampling = SamplingOptions(**expected["sampling"])
+    texts = generate(run, slabs / "llama" / "even", zoo.PROMPTS, sampling)
+    if texts:
+        assert [[token.id for token in text] for text in texts] == expected["token_ids"]
+
+
+def test_a_long_prompt_in_several_chunks_is_one_text(run, workshop, slabs, monkeypatch):
+    monkeypatch.setattr("tpi_mpi.decoder.CHUNK", 3)
+    texts = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
+    if texts:
+        assert texts == [text["token_ids"] for text in zoo.referee(workshop / "zoo" / "mistral-sliding")]
+
+
+def test_an_end_of_text_token_ends_it(run, workshop, slabs):
+    world, processors = run
+    slab = open_slab(world, slabs / "llama" / "even")
+    expected = zoo.referee(workshop / "zoo" / "llama")[0]["token_ids"]
+    options = GenerateOptions(slab.path.parent, prompt="")
+    request = Request(tuple(zoo.PROMPTS[0]), SamplingOptions(max_new_tokens=9), frozenset({expected[4]}))
+    with Engine(world, processors, slab, options, capacity=64) as engine:
+        if world.is_root:
+            tokens = list(engine.tokens(request))
+            end = expected.index(expected[4]) + 1
+            assert [token.id for token in tokens] == expected[:end]
+            assert [token.finish_reason for token in tokens] == [None] * (end - 1) + ["stop"]
+        engine.follow()

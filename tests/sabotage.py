@@ -1,0 +1,54 @@
+"""Runs tpi_mpi.generate with something going wrong on one rank: python sabotage.py KIND RANK ARGUMENTS..."""
+
+import errno
+import os
+import signal
+import sys
+import time
+
+from tpi_mpi import generate, mapping
+from tpi_mpi.model import ModelShare
+from tpi_mpi.parallel import launched_rank
+
+
+def out_of_memory():
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+
+def bug():
+    raise KeyError("no such thing")
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(calls: int, function, trouble):
+    """The function, with trouble from the given call on."""
+    count = 0
+
+    def spoilt(*arguments, **settings):
+        nonlocal count
+        count += 1
+        if count > calls:
+            trouble()
+        return function(*arguments, **settings)
+
+    return spoilt
+
+
+def sabotage(kind: str) -> None:
+    if kind == "disk":
+        healthy, began = mapping.populate, time.monotonic()
+        late = lambda: time.monotonic() - began > 3  # noqa: E731
+        mapping.populate = lambda *where: errno.EIO if late() else healthy(*where)
+    else:
+        trouble = {"memory": out_of_memory, "bug": bug, "kill": kill}[kind]
+        ModelShare.feed_forward = after(60, ModelShare.feed_forward, trouble)
+
+
+if __name__ == "__main__":
+    kind, rank, *arguments = sys.argv[1:]
+    if launched_rank() == int(rank):
+        sabotage(kind)
+    sys.exit(generate.main(arguments))

@@ -1,0 +1,79 @@
+"""Starts the tests in tests/mpi under mpirun, with everything they need prepared beforehand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zoo
+from conftest import REPOSITORY, environment, mpirun
+from together import Together
+
+from tpi_mpi.chat import chat_text
+from tpi_mpi.options import SamplingOptions
+from tpi_mpi.partition import Partition
+from tpi_mpi.sampling import Sampler
+from tpi_mpi.tokenizer import Tokenizer
+from weights_tools.checkpoint import Checkpoint
+from weights_tools.cut import cut
+
+SAMPLING = {"max_new_tokens": 30, "temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": 11}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, checkpoints, demo) -> Path:
+    """zoo/NAME: a checkpoint and what transformers says of it. sampled.json: what the seed of SAMPLING gives."""
+    directory = tmp_path_factory.mktemp("workshop")
+    (directory / "zoo").mkdir()
+    for name in zoo.CASES:
+        (directory / "zoo" / name).symlink_to(checkpoints[name])
+    (directory / "zoo" / "demo").mkdir()
+    (directory / "zoo" / "demo" / "referee.json").write_text(json.dumps(transformers_of(demo)))
+    sampled = sample(make_slabs(Checkpoint(checkpoints["llama"]), directory / "one", 1))
+    (directory / "sampled.json").write_text(json.dumps({"sampling": SAMPLING, "token_ids": sampled}))
+    return directory
+
+
+def transformers_of(demo: Path) -> list[dict]:
+    """Its answers to questions that the demo model knows: near ties of nonsense would test rounding alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(demo, dtype=torch.bfloat16), Tokenizer.load(demo)
+    questions = ("What is a slab?", "Does it need a GPU?")
+    return [zoo.continuation(model, tokenizer.encode(chat_text(tokenizer, question))) for question in questions]
+
+
+def make_slabs(checkpoint: Checkpoint, target: Path, ranks: int, ratios=None) -> Path:
+    target.mkdir(parents=True)
+    cut(checkpoint, target, Partition.of(checkpoint.config, ranks, ratios))
+    return target
+
+
+def sample(slabs: Path) -> list[list[int]]:
+    """The sampled continuations of the prompts, without MPI."""
+    texts = []
+    for prompt in zoo.PROMPTS:
+        sampler, ids = Sampler(SamplingOptions(**SAMPLING), prompt), list(prompt)
+        with Together(slabs, 1) as together:
+            for start in [0, *range(len(prompt), len(prompt) + SAMPLING["max_new_tokens"] - 1)]:
+                ids.append(sampler.choose(together.forward(ids[start:], start)))
+        texts.append(ids[len(prompt) :])
+    return texts
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_laws_hold_on_so_many_ranks(ranks, workshop, demo):
+    slabs = workshop / "slabs" / str(ranks)
+    uneven = [2 * rank + 1 for rank in range(ranks)]
+    for name in zoo.CASES:
+        checkpoint = Checkpoint(workshop / "zoo" / name)
+        make_slabs(checkpoint, slabs / name / "even", ranks)
+        make_slabs(checkpoint, slabs / name / "uneven", ranks, uneven)
+    make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
+    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "tests/mpi", "--workshop", str(workshop)]
+    finished = subprocess.run(
+        [*mpirun(ranks), *command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-6000:]
