@@ -76,6 +76,15 @@ def test_a_dtype_may_be_asked_for(dtype, checkpoints, tmp_path):
     assert Slab.open(slab_path(tmp_path / "slabs", 1)).dtype == dtype
 
 
+def test_a_weight_that_the_dtype_cannot_hold_is_named(checkpoints, tmp_path):
+    checkpoint = checkpoints.fresh("llama", tmp_path / "checkpoint")
+    put(Q, torch.full((64, 64), 1e5))(checkpoint)
+    with pytest.raises(
+        UserError, match=r"layers\.1\.attention has a weight of 100000, and torch\.float16 ends at 65504"
+    ):
+        split([str(checkpoint), str(tmp_path / "slabs"), "--ranks", "2", "--dtype", "float16"])
+
+
 def test_slabs_need_the_checkpoint_no_longer(demo, tmp_path):
     checkpoint = shutil.copytree(demo, tmp_path / "checkpoint")
     run_module("weights_tools.split", checkpoint, tmp_path / "slabs", "--ranks", 1, check=True)

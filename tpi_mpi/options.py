@@ -165,7 +165,7 @@ def _add_sampling(group) -> None:
 def _add_machine(group) -> None:
     add = group.add_argument
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
-    add("--window", metavar="BLOCKS", type=int, help="blocks in memory besides the pinned ones")
+    add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
     add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
     add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")

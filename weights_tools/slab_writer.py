@@ -8,6 +8,7 @@ import torch
 import xxhash
 
 from tpi_mpi.blocks import EMBEDDING
+from tpi_mpi.errors import UserError
 from tpi_mpi.slabs import PAGE, BlockExtent, Slab, TensorExtent, seal
 from weights_tools.staged_file import StagedFile
 
@@ -46,12 +47,21 @@ class SlabWriter:
         if tensor is not self._tensor:
             self._pad(tensor)
         dtype = getattr(torch, tensor.dtype)
+        self._check_range(piece, dtype)
         row_bytes = piece[0].numel() * dtype.itemsize
         for rows in piece.split(max(1, self._file.room() // row_bytes)):
             data = self._add(rows, dtype)
             if self._extent.name == EMBEDDING:
                 row_ends = range(row_bytes, len(data) + 1, row_bytes)
                 self._row_checksums += [xxhash.xxh3_64_intdigest(data[end - row_bytes : end]) for end in row_ends]
+
+    def _check_range(self, piece: torch.Tensor, dtype: torch.dtype) -> None:
+        largest = torch.finfo(dtype).max
+        if torch.finfo(piece.dtype).max > largest and piece.abs().max() > largest:
+            raise UserError(
+                f"block {self._extent.name} has a weight of {piece.abs().max():.0f}, and {dtype} ends at "
+                f"{largest:.0f}; use --dtype keep, bfloat16 or float32"
+            )
 
     def _pad(self, tensor: TensorExtent) -> None:
         """Goes on to the next tensor: between them lie zeros."""

@@ -106,7 +106,8 @@ def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> None:
     if checkpoint.config != slabs[0].config:
         raise UserError(f"the slabs were not split from {checkpoint.directory}: its config.json differs")
     blocks = blocks_of(slabs[0].config, slabs[0].partition)
-    total = sum(slab.nbytes for slab in slabs)
+    extents = [extent for slab in slabs for extent in slab.blocks.values()]
+    total = sum(tensor.nbytes for extent in extents for tensor in extent.tensors)
     with bytes_bar(total, "rejoined") as bar, ExitStack() as stack:
         rejoin = Rejoin(slabs, stack)
         for block in blocks:
