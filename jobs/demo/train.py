@@ -2,8 +2,8 @@
 
     python jobs/demo/train.py [--out jobs/demo/handbook-3m]
 
-Cost: about a quarter of an hour on two cores. The result is a Llama of six layers whose whole knowledge is the
-handbook's questions and answers. Needs transformers (pip install tpi_mpi[test]). Seeded: the same machine and
+Cost: about ten minutes on two cores. The result is a Llama of six layers whose whole knowledge is the
+handbook's questions and answers. Needs transformers (make test installs it). Seeded: the same machine and
 versions give the same weights.
 """
 
