@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tpi_mpi.errors import UserError
-from tpi_mpi.tokenizer import StopTexts, Tokenizer
+from tpi_mpi.text_stream import StopTexts, TextStream
+from tpi_mpi.tokenizer import Tokenizer
 
 TEXTS = [
     "Was kostet der Spaß? 14 €, nicht mehr.",
@@ -24,7 +25,7 @@ def tokenizer(demo):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tokenizer, text):
-    stream = tokenizer.stream([])
+    stream = TextStream(tokenizer.decode, [])
     pieces = [stream.push(token_id) for token_id in tokenizer.encode(text)]
     assert len(pieces) > len(text) / 3
     assert all("\ufffd" not in piece for piece in pieces)
@@ -32,7 +33,7 @@ def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tokenizer, te
 
 
 def test_a_character_that_is_never_completed_is_not_shown(tokenizer):
-    stream = tokenizer.stream([])
+    stream = TextStream(tokenizer.decode, [])
     ids = tokenizer.encode("ab€")[:-1]
     assert "".join(map(stream.push, ids)) + stream.finish() == "ab"
 
@@ -108,7 +109,7 @@ def test_a_sentencepiece_tokenizer_streams_whole_characters_too(sentencepiece_di
     tokenizer = Tokenizer.load(sentencepiece_directory)
     ids = tokenizer.encode(text)
     assert ids[0] == 1  # <s>
-    stream = tokenizer.stream(ids[:1])
+    stream = TextStream(tokenizer.decode, ids[:1])
     assert "".join(map(stream.push, ids[1:])) + stream.finish() == text
 
 

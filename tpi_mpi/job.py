@@ -4,13 +4,14 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 
 from tqdm import tqdm
 
 from tpi_mpi.config import ModelConfig
+from tpi_mpi.continuation import Continuation, Text
 from tpi_mpi.engine import Request, Token
 from tpi_mpi.errors import UserError
 from tpi_mpi.keys import Keys
@@ -18,15 +19,7 @@ from tpi_mpi.options import DEFAULT_NEW_TOKENS, GenerateOptions, SamplingOptions
 from tpi_mpi.prompts import Prompt, read_prompts
 from tpi_mpi.records import Records
 from tpi_mpi.standard_input import read_lines
-from tpi_mpi.tokenizer import StopTexts, Tokenizer
-
-
-@dataclass(frozen=True)
-class Text:
-    """One text to continue: as the user gave it, and as the engine takes it."""
-
-    prompt: Prompt
-    request: Request
+from tpi_mpi.tokenizer import Tokenizer
 
 
 class Job:
@@ -151,50 +144,6 @@ class Job:
         defaults = {key: self._generation.get(key) for key in open_keys if self._generation.get(key)}
         seed = randbits(63) if sampling.seed is None else sampling.seed
         return replace(sampling, max_new_tokens=wanted, seed=seed).override(defaults)
-
-
-class Continuation:
-    """What has been generated of one text: token ids, text up to a stop text, and why it ended."""
-
-    def __init__(self, tokenizer: Tokenizer | None, text: Text):
-        self._source = text
-        self._stream = tokenizer.stream(text.request.token_ids) if tokenizer else None
-        self._stops = StopTexts(text.request.sampling.stop)
-        self._tokens: list[Token] = []
-        self._pieces: list[str] = []
-        self.finish_reason: str | None = None
-
-    def push(self, token: Token) -> str:
-        """Takes a token; returns the text to show for it."""
-        self._tokens.append(token)
-        self.finish_reason = token.finish_reason
-        return self._cut(self._stream.push(token.id) if self._stream else "")
-
-    def finish(self) -> str:
-        """The last of the text, once no more tokens come."""
-        piece = "" if self._stops.found or not self._stream else self._cut(self._stream.finish())
-        rest = self._stops.finish()
-        self._pieces.append(rest)
-        return piece + rest
-
-    def _cut(self, piece: str) -> str:
-        piece = self._stops.push(piece)
-        if self._stops.found:
-            self.finish_reason = "stop"
-        self._pieces.append(piece)
-        return piece
-
-    def record(self, logprobs: bool) -> dict:
-        prompt = self._source.prompt
-        record: dict = {"id": prompt.id, "prompt": prompt.text}
-        if prompt.token_ids is not None:
-            record["prompt_token_ids"] = list(prompt.token_ids)
-        record["text"] = "".join(self._pieces)
-        record["token_ids"] = [token.id for token in self._tokens]
-        record["finish_reason"] = self.finish_reason
-        if logprobs:
-            record["logprobs"] = [token.logprob for token in self._tokens]
-        return record
 
 
 def _generation_config(path: Path) -> Keys:
