@@ -4,6 +4,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch.backends import mkldnn as onednn
 
 _ACTIVATIONS = {
     "silu": F.silu,
@@ -35,9 +36,20 @@ def linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 def _multiply(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if weight.dtype == torch.float32:
         return F.linear(states, weight)
+    if len(states) == 1:
+        return _multiply_vector(states[0], weight)[None]
     if len(states) < _TILE_MIN_ROWS or _multiplies_fast(weight.dtype):
         return F.linear(states.to(weight.dtype), weight).float()
     return _multiply_by_tiles(states, weight)
+
+
+def _multiply_vector(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """One row, by torch's own product: it reads the weight at twice the rate of oneDNN's, and rounds the same."""
+    onednn.enabled = False
+    try:
+        return torch.mv(weight, state.to(weight.dtype)).float()
+    finally:
+        onednn.enabled = True
 
 
 @cache
