@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 
 from tpi_mpi.parallel import ROOT
+from tpi_mpi.waiting import wait
 
 _TAG = 1
 
@@ -75,10 +76,10 @@ class _Centre:
         _start(self._receives)
         self._total.copy_(partial)
         for receive, other in zip(self._receives, self._partials, strict=True):
-            receive.Wait()
+            wait([receive])
             self._total += other
         _start(self._sends)
-        _wait(self._sends)
+        wait(self._sends)
         return self._total
 
     def free(self) -> None:
@@ -97,7 +98,7 @@ class _Point:
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         self._partial.copy_(partial)
         _start([self._receive, self._send])
-        _wait([self._receive, self._send])
+        wait([self._receive, self._send])
         return self._total
 
     def free(self) -> None:
@@ -128,8 +129,3 @@ ALGORITHMS: dict[str, type[Allreduce]] = {"star": StarAllreduce, "mpi": MpiAllre
 def _start(requests: list) -> None:
     for request in requests:
         request.Start()
-
-
-def _wait(requests: list) -> None:
-    for request in requests:
-        request.Wait()

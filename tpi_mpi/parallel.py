@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import sys
-import time
 import traceback
 from array import array
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 
 from tpi_mpi.errors import TpiError, UserError, say
+from tpi_mpi.waiting import sharpen_naps, wait
 
 ROOT = 0
 
@@ -47,9 +47,9 @@ class World:
         """Every rank's value, in rank order, on rank 0; None elsewhere. The value must be fit for JSON."""
         data = json.dumps(value).encode()
         counts = array("q", bytes(8 * self.size))
-        _wait(self.comm.Igather(array("q", [len(data)]), counts if self.is_root else None, ROOT))
+        wait([self.comm.Igather(array("q", [len(data)]), counts if self.is_root else None, ROOT)])
         everything = bytearray(sum(counts))
-        _wait(self.comm.Igatherv(data, [everything, list(counts)] if self.is_root else None, ROOT))
+        wait([self.comm.Igatherv(data, [everything, list(counts)] if self.is_root else None, ROOT)])
         if not self.is_root:
             return None
         ends = list(accumulate(counts))
@@ -59,15 +59,15 @@ class World:
         """Rank 0's value, on every rank. The value must be fit for JSON."""
         data = bytearray(json.dumps(value).encode())
         count = array("q", [len(data)])
-        _wait(self.comm.Ibcast(count, ROOT))
+        wait([self.comm.Ibcast(count, ROOT)])
         if not self.is_root:
             data = bytearray(count[0])
-        _wait(self.comm.Ibcast(data, ROOT))
+        wait([self.comm.Ibcast(data, ROOT)])
         return json.loads(data)
 
     def barrier(self) -> None:
         """Returns when every rank has called it."""
-        _wait(self.comm.Ibarrier())
+        wait([self.comm.Ibarrier()])
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -115,6 +115,7 @@ def session() -> Iterator[World]:
     Raises SystemExit with the status that belongs to what went wrong: 2 for the user's mistakes, 1 for anything
     else, 130 for Ctrl-C.
     """
+    sharpen_naps()
     world = World(_start_mpi())
     try:
         yield world
@@ -165,12 +166,6 @@ def _explain(error: BaseException, world: World) -> int:
     traceback.print_exception(error)
     say(f"{where}{type(error).__name__}: {error}")
     return 1
-
-
-def _wait(request) -> None:
-    """Waits for ranks that are still starting without taking their processors from them, as MPI's own Wait would."""
-    while not request.Test():
-        time.sleep(0.0005)
 
 
 def _excerpt(value: str, expected: str) -> str:

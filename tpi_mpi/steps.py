@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tpi_mpi.parallel import ROOT
+from tpi_mpi.waiting import wait
 
 _TAG = 2
 _STOP, _FORWARD = 0, 1
@@ -47,15 +48,13 @@ class Steps:
     def receive(self) -> tuple[Step, torch.Tensor] | None:
         """On the other ranks: the next step and its hidden states, or None when there are no more."""
         header = np.empty(3, dtype=np.int64)
-        self._comm.Recv(header, ROOT, _TAG)
+        wait([self._comm.Irecv(header, ROOT, _TAG)])
         operation, start, count = header.tolist()
         if operation == _STOP:
             return None
         hidden = torch.empty(count, self._width)
-        self._comm.Recv(hidden.numpy(), ROOT, _TAG)
+        wait([self._comm.Irecv(hidden.numpy(), ROOT, _TAG)])
         return Step(start, count), hidden
 
     def _send(self, messages: list[np.ndarray]) -> None:
-        requests = [self._comm.Isend(message, rank, _TAG) for message in messages for rank in self._others]
-        for request in requests:
-            request.Wait()
+        wait([self._comm.Isend(message, rank, _TAG) for message in messages for rank in self._others])
