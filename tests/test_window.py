@@ -12,6 +12,7 @@ import torch
 
 from tpi_mpi import mapping
 from tpi_mpi.blocks import EMBEDDING
+from tpi_mpi.budget import Plan
 from tpi_mpi.embedding import Embedding
 from tpi_mpi.errors import TpiError
 from tpi_mpi.mapping import MappedBlock, SlabFile
@@ -58,44 +59,59 @@ def alter(slab: Slab, name: str, at: int = 100) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 100])
+def plan_of(slab: Slab, pinned=(), depth: int | None = None, capacity: int | None = None) -> Plan:
+    """With room for all blocks unless a capacity or depth is given."""
+    capacity = capacity or sum(extent.nbytes for extent in slab.blocks.values())
+    return Plan(frozenset(pinned), capacity, depth)
+
+
+def largest(slab: Slab) -> int:
+    return max(slab.blocks[name].nbytes for name in order_of(slab))
+
+
+@pytest.mark.parametrize("bound", [{"depth": 1}, {"depth": 2}, {"share": 1.0}, {"share": 1.5}, {"share": 2.7}, {}])
 @pytest.mark.parametrize("pinned", ["none", "some", "all"])
-def test_every_sweep_sees_the_bytes_that_are_stored(slab, depth, pinned):
+def test_every_sweep_sees_the_bytes_that_are_stored(slab, bound, pinned):
     order = order_of(slab)
     kept = {"none": [], "some": order[1::3], "all": order}[pinned]
     expected = {name: stored(slab, name) for name in order}
-    with SlidingWindow(slab, order, depth, frozenset(kept)) as window:
+    capacity = int(bound.get("share", 0) * largest(slab))
+    with SlidingWindow(slab, order, plan_of(slab, kept, bound.get("depth"), capacity)) as window:
         for name in order * 3:
             with window.block(name) as tensors:
                 assert {key: bytes_of(tensor) for key, tensor in tensors.items()} == expected[name]
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3, None])
+@pytest.mark.parametrize("share", [1.0, 1.5, 2.2])
 @pytest.mark.parametrize("pins", [0, 4, 14])
-def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab, monkeypatch, depth, pins):
+def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab, monkeypatch, depth, share, pins):
     order = order_of(slab)
-    pinned = frozenset(order[:pins])
-    present, most = set(), 0
+    pinned, capacity = frozenset(order[:pins]), int(share * largest(slab))
+    arrived, most_bytes, most_blocks = {}, 0, 0
 
-    def populate(block, *arguments, **settings):
-        nonlocal most
-        present.add(block.extent.name)
-        most = max(most, len(present - pinned))
-        return block.extent.nbytes
+    def populate(block, count, cancelled):
+        nonlocal most_bytes, most_blocks
+        arrived[block.extent.name] = arrived.get(block.extent.name, 0) + count
+        streamed = [count for name, count in arrived.items() if name not in pinned]
+        most_bytes, most_blocks = max(most_bytes, sum(streamed)), max(most_blocks, len(streamed))
 
+    monkeypatch.setattr("tpi_mpi.window._STRETCH", 1000)
     monkeypatch.setattr(MappedBlock, "populate", populate)
-    monkeypatch.setattr(MappedBlock, "release", lambda block: present.discard(block.extent.name))
+    monkeypatch.setattr(MappedBlock, "release", lambda block: arrived.pop(block.extent.name))
     sweeps = 4
-    with SlidingWindow(slab, order, depth, pinned) as window:
+    with SlidingWindow(slab, order, plan_of(slab, pinned, depth, capacity)) as window:
         for name in order * sweeps:
             with window.block(name):
-                assert name in present
-        wait_for(lambda: len(present - pinned) == min(depth, len(order) - pins))
-        ahead = sum(slab.blocks[name].nbytes for name in present - pinned)
+                assert arrived[name] == slab.blocks[name].nbytes
         once = sum(slab.blocks[name].nbytes for name in pinned)
         streamed = sum(slab.blocks[name].nbytes for name in order) - once
-        assert window.bytes_fetched == once + sweeps * streamed + ahead
-    assert most == min(depth, len(order) - pins)
+        ahead = window.bytes_fetched - once - sweeps * streamed
+        assert 0 <= ahead <= capacity
+    assert most_bytes <= capacity
+    assert most_blocks <= (depth or len(order))
+    if depth is None and pins == 0:
+        assert most_bytes > capacity - 1000  # what there is is used
 
 
 def wait_for(condition) -> None:
@@ -107,7 +123,7 @@ def wait_for(condition) -> None:
 
 def test_the_next_sweep_is_fetched_while_this_one_ends(slab):
     order = order_of(slab)
-    with SlidingWindow(slab, order, 3) as window:
+    with SlidingWindow(slab, order, plan_of(slab, depth=3)) as window:
         use(window, order[:-1])
         with window.block(order[-1]):
             wait_for(lambda: {order[0], order[1]} <= set(window._present))
@@ -118,7 +134,7 @@ def test_an_altered_byte_is_found_when_its_block_is_first_fetched(spoilt, at):
     name = "layers.3.feed_forward"
     alter(spoilt, name, at % spoilt.blocks[name].nbytes)
     order = order_of(spoilt)
-    with SlidingWindow(spoilt, order, 2) as window:
+    with SlidingWindow(spoilt, order, plan_of(spoilt, depth=2)) as window:
         use(window, order[: order.index(name)])
         with pytest.raises(TpiError, match=r"layers\.3\.feed_forward of slab .*rank0000\.h5 .* bytes were altered"):
             with window.block(name):
@@ -134,23 +150,26 @@ def use(window: SlidingWindow, names: list[str]) -> None:
 def test_a_file_that_became_shorter_is_an_error_and_no_crash(spoilt):
     order = order_of(spoilt)
     os.truncate(spoilt.path, spoilt.blocks[order[-1]].offset)
-    with SlidingWindow(spoilt, order, 2) as window, pytest.raises(TpiError, match="the file ends too early"):
+    with (
+        SlidingWindow(spoilt, order, plan_of(spoilt, depth=2)) as window,
+        pytest.raises(TpiError, match="the file ends too early"),
+    ):
         use(window, order)
 
 
 def test_a_file_that_becomes_shorter_while_it_is_mapped_is_an_error_and_no_crash(spoilt):
     file = SlabFile(spoilt.path)
-    block = file.map(spoilt.blocks["layers.3.feed_forward"])
+    block = file.map(spoilt.blocks["layers.3.feed_forward"], verify=True)
     os.truncate(spoilt.path, block.extent.offset)
     with pytest.raises(TpiError, match="the file ends too early"):
-        block.populate(verify=True)
+        block.populate()
     file.close()
 
 
 def test_without_populating_by_the_kernel_the_window_works_too(slab, monkeypatch):
     monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EINVAL)
     order = order_of(slab)
-    with SlidingWindow(slab, order, 2) as window:
+    with SlidingWindow(slab, order, plan_of(slab, depth=2)) as window:
         for name in order * 2:
             with window.block(name) as tensors:
                 assert {key: bytes_of(tensor) for key, tensor in tensors.items()} == stored(slab, name)
@@ -159,7 +178,10 @@ def test_without_populating_by_the_kernel_the_window_works_too(slab, monkeypatch
 def test_a_disk_error_reaches_the_rank_that_waits(slab, monkeypatch):
     monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EIO)
     order = order_of(slab)
-    with SlidingWindow(slab, order, 2) as window, pytest.raises(TpiError, match="Input/output error"):
+    with (
+        SlidingWindow(slab, order, plan_of(slab, depth=2)) as window,
+        pytest.raises(TpiError, match="Input/output error"),
+    ):
         with window.block(order[0]):
             pass
 
@@ -167,13 +189,13 @@ def test_a_disk_error_reaches_the_rank_that_waits(slab, monkeypatch):
 @pytest.mark.parametrize("used", [0, 1, 5])
 def test_leaving_early_ends_the_thread(slab, used):
     order = order_of(slab)
-    with SlidingWindow(slab, order, 2) as window:
+    with SlidingWindow(slab, order, plan_of(slab, depth=2)) as window:
         use(window, order[:used])
 
 
 def test_leaving_with_an_error_ends_the_thread(slab):
     def use_and_fail():
-        with SlidingWindow(slab, order_of(slab), 2) as window, window.block("layers.0.attention"):
+        with SlidingWindow(slab, order_of(slab), plan_of(slab, depth=2)) as window, window.block("layers.0.attention"):
             raise KeyError("the caller's own")
 
     with pytest.raises(KeyError):
@@ -181,7 +203,10 @@ def test_leaving_with_an_error_ends_the_thread(slab):
 
 
 def test_blocks_are_given_in_their_order_only(slab):
-    with SlidingWindow(slab, order_of(slab), 2) as window, pytest.raises(AssertionError, match="is next"):
+    with (
+        SlidingWindow(slab, order_of(slab), plan_of(slab, depth=2)) as window,
+        pytest.raises(AssertionError, match="is next"),
+    ):
         with window.block("layers.1.attention"):
             pass
 
@@ -191,17 +216,14 @@ def test_embedding_rows_are_the_checkpoints(slab, demo):
 
     with safe_open(demo / "model.safetensors", "pt") as weights:
         matrix = weights.get_tensor("model.embed_tokens.weight")
-    file = SlabFile(slab.path)
     ids = [0, 1023, 7, 7]
-    torch.testing.assert_close(Embedding(slab, file)(ids), matrix[ids].float(), rtol=0, atol=0)
-    file.close()
+    with Embedding(slab) as embedding:
+        torch.testing.assert_close(embedding(ids), matrix[ids].float(), rtol=0, atol=0)
 
 
 def test_an_altered_embedding_row_is_found_when_it_is_touched(spoilt):
     alter(spoilt, EMBEDDING, at=5 * 192 * 2)
-    file = SlabFile(spoilt.path)
-    embedding = Embedding(spoilt, file)
-    embedding([4, 6])
-    with pytest.raises(TpiError, match=r"row 5 of the embedding .* bytes were altered"):
-        embedding([5])
-    file.close()
+    with Embedding(spoilt) as embedding:
+        embedding([4, 6])
+        with pytest.raises(TpiError, match=r"row 5 of the embedding .* bytes were altered"):
+            embedding([5])

@@ -25,7 +25,7 @@ class Together:
         self.models = [ModelShare(slab.config, slab.partition, slab.rank) for slab in self.slabs]
         dtype = getattr(torch, self.slabs[0].dtype)
         self.caches = [model.new_cache(capacity, dtype) for model in self.models]
-        self.embedding = Embedding(self.slabs[0], self.files[0])
+        self.embedding = self._stack.enter_context(Embedding(self.slabs[0]))
         self.weights = [
             {name: file.map(extent).tensors for name, extent in slab.blocks.items() if name != EMBEDDING}
             for slab, file in zip(self.slabs, self.files, strict=True)

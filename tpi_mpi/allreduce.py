@@ -18,9 +18,12 @@ _TAG = 1
 
 
 class Allreduce(Protocol):
-    """What the decoder needs of an algorithm. ``width`` is the number of columns of every partial."""
+    """What the decoder needs of an algorithm.
 
-    def __init__(self, comm, width: int): ...
+    width: columns of every partial. most_rows: the most rows of any.
+    """
+
+    def __init__(self, comm, width: int, most_rows: int): ...
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' partials (T, width) in float32. Valid until the next call."""
@@ -34,82 +37,82 @@ class StarAllreduce:
 
     On a network where latency costs more than bandwidth this takes two latencies whatever the number of ranks
     (TPI-LLM, arXiv 2410.00531, section 3.2). Because the order is fixed, equal inputs give bitwise equal sums.
-    Buffers and persistent requests are built once for each number of rows.
+    Buffers are built once, and persistent requests once for each number of rows.
     """
 
     # One for a decoded token, one for a full chunk of a prompt, a few for the chunks that end prompts.
     _MAX_SHAPES = 8
 
-    def __init__(self, comm, width: int):
-        self._comm = comm
-        self._width = width
-        self._star = _Centre if comm.Get_rank() == ROOT else _Point
-        self._by_rows: dict[int, _Centre | _Point] = {}
+    def __init__(self, comm, width: int, most_rows: int):
+        role = _Centre if comm.Get_rank() == ROOT else _Point
+        self._role = role(comm, width, most_rows)
+        self._requests: dict[int, tuple[list, list]] = {}
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        return self._for_rows(len(partial)).sum(partial)
+        return self._role.sum(partial, *self._requests_for(len(partial)))
 
-    def _for_rows(self, rows: int) -> "_Centre | _Point":
-        if rows not in self._by_rows:
-            if len(self._by_rows) == self._MAX_SHAPES:
-                self._by_rows.pop(next(iter(self._by_rows))).free()
-            self._by_rows[rows] = self._star(self._comm, (rows, self._width))
-        return self._by_rows[rows]
+    def _requests_for(self, rows: int) -> tuple[list, list]:
+        if rows not in self._requests:
+            if len(self._requests) == self._MAX_SHAPES:
+                _free(self._requests.pop(next(iter(self._requests))))
+            self._requests[rows] = self._role.requests(rows)
+        return self._requests[rows]
 
     def free(self) -> None:
-        while self._by_rows:
-            self._by_rows.popitem()[1].free()
+        while self._requests:
+            _free(self._requests.popitem()[1])
 
 
 class _Centre:
-    """Rank 0's side of the star, for one shape."""
+    """Rank 0's side of the star."""
 
-    def __init__(self, comm, shape: tuple[int, int]):
-        others = range(1, comm.Get_size())
-        self._partials = [torch.empty(shape) for _ in others]
-        self._total = torch.empty(shape)
-        pairs = list(zip(others, self._partials, strict=True))
-        self._receives = [comm.Recv_init(partial.numpy(), rank, _TAG) for rank, partial in pairs]
-        self._sends = [comm.Send_init(self._total.numpy(), rank, _TAG) for rank in others]
+    def __init__(self, comm, width: int, most_rows: int):
+        self._comm = comm
+        self._partials = torch.empty(comm.Get_size() - 1, most_rows, width)
+        self._total = torch.empty(most_rows, width)
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        _start(self._receives)
-        self._total.copy_(partial)
-        for receive, other in zip(self._receives, self._partials, strict=True):
+    def requests(self, rows: int) -> tuple[list, list]:
+        """Persistent receives and sends for so many rows."""
+        receives = [
+            self._comm.Recv_init(partial[:rows].numpy(), rank, _TAG) for rank, partial in enumerate(self._partials, 1)
+        ]
+        total = self._total[:rows].numpy()
+        return receives, [self._comm.Send_init(total, rank, _TAG) for rank in range(1, self._comm.Get_size())]
+
+    def sum(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
+        _start(receives)
+        total = self._total[: len(partial)].copy_(partial)
+        for receive, other in zip(receives, self._partials, strict=True):
             wait([receive])
-            self._total += other
-        _start(self._sends)
-        wait(self._sends)
-        return self._total
-
-    def free(self) -> None:
-        for request in (*self._receives, *self._sends):
-            request.Free()
+            total += other[: len(partial)]
+        _start(sends)
+        wait(sends)
+        return total
 
 
 class _Point:
-    """Any other rank's side of the star, for one shape."""
+    """Any other rank's side of the star."""
 
-    def __init__(self, comm, shape: tuple[int, int]):
-        self._partial, self._total = torch.empty(shape), torch.empty(shape)
-        self._send = comm.Send_init(self._partial.numpy(), ROOT, _TAG)
-        self._receive = comm.Recv_init(self._total.numpy(), ROOT, _TAG)
+    def __init__(self, comm, width: int, most_rows: int):
+        self._comm = comm
+        self._partial, self._total = torch.empty(most_rows, width), torch.empty(most_rows, width)
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        self._partial.copy_(partial)
-        _start([self._receive, self._send])
-        wait([self._receive, self._send])
-        return self._total
+    def requests(self, rows: int) -> tuple[list, list]:
+        """One persistent receive and one send for so many rows."""
+        receive = self._comm.Recv_init(self._total[:rows].numpy(), ROOT, _TAG)
+        return [receive], [self._comm.Send_init(self._partial[:rows].numpy(), ROOT, _TAG)]
 
-    def free(self) -> None:
-        self._send.Free()
-        self._receive.Free()
+    def sum(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
+        self._partial[: len(partial)] = partial
+        _start([*receives, *sends])
+        wait([*receives, *sends])
+        return self._total[: len(partial)]
 
 
 class MpiAllreduce:
     """``MPI_Allreduce`` as the MPI library does it."""
 
-    def __init__(self, comm, width: int):
+    def __init__(self, comm, width: int, most_rows: int):
         self._comm = comm
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
@@ -129,3 +132,8 @@ ALGORITHMS: dict[str, type[Allreduce]] = {"star": StarAllreduce, "mpi": MpiAllre
 def _start(requests: list) -> None:
     for request in requests:
         request.Start()
+
+
+def _free(requests: tuple[list, list]) -> None:
+    for request in (*requests[0], *requests[1]):
+        request.Free()

@@ -17,15 +17,17 @@ class Embedding:
 
     A tied model keeps no embedding of its own: its rows are those of the output head's slices. Their checksums are
     checked with the head's blocks, before the first token; an embedding's own rows are checked when first touched.
+    A context manager.
     """
 
-    def __init__(self, slab: Slab, file: SlabFile):
+    def __init__(self, slab: Slab):
         if EMBEDDING in slab.blocks:
             names, starts = [EMBEDDING], [0]
         else:
             names = [head_name(index) for index in range(len(slab.partition.vocabulary))]
             starts = [start for start, _ in slab.partition.vocabulary]
-        self._blocks = [file.map(slab.blocks[name]) for name in names]
+        self._file = SlabFile(slab.path)
+        self._blocks = [self._file.map(slab.blocks[name]) for name in names]
         for block in self._blocks:
             block.expect_random_access()
         self._matrices = [list(block.tensors.values())[-1] for block in self._blocks]
@@ -33,6 +35,12 @@ class Embedding:
         self._checksums = slab.row_checksums
         self._path = slab.path
         self._checked: set[int] = set()
+
+    def __enter__(self) -> "Embedding":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
 
     def __call__(self, token_ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of T tokens, (T, D) in float32. Raises TpiError where a row's bytes were altered."""

@@ -9,14 +9,15 @@ import torch
 
 from tpi_mpi.allreduce import ALGORITHMS
 from tpi_mpi.blocks import EMBEDDING
-from tpi_mpi.decoder import CHUNK, Decoder
+from tpi_mpi.budget import Plan, plan, window_size
+from tpi_mpi.decoder import Decoder, chunk_rows
 from tpi_mpi.embedding import Embedding
-from tpi_mpi.mapping import SlabFile
-from tpi_mpi.memory import Plan, default_budget, fixed_size, plan
+from tpi_mpi.memory import default_budget, taken
 from tpi_mpi.model import ModelShare
 from tpi_mpi.options import GenerateOptions, SamplingOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
+from tpi_mpi.rehearsal import rehearse
 from tpi_mpi.sampling import Sampler, log_probability
 from tpi_mpi.slabs import Slab
 from tpi_mpi.steps import Steps
@@ -56,8 +57,9 @@ class Request:
 class Engine:
     """One rank's part of the generation.
 
-    Rank 0 generates with :meth:`tokens` while the others :meth:`follow`; when it follows too, all are done.
-    Raises UserError, on construction, where the memory budget is too small.
+    A context manager, entered and left by all ranks together. Raises Stopped, on entering, where any rank's memory
+    budget is too small. Rank 0 generates with :meth:`tokens` while the others :meth:`follow`; when it follows too,
+    all are done.
 
     capacity: the longest text, in positions.
     """
@@ -69,38 +71,40 @@ class Engine:
         self.slab = slab
         self.config = slab.config
         self.timeline = Timeline(record=options.trace is not None)
-        self.order = tuple(name for name in slab.blocks if name != EMBEDDING)
+        self.blocks = {name: extent.nbytes for name, extent in slab.blocks.items() if name != EMBEDDING}
         self._options = options
+        self._ranks_here = processors.ranks
         self._capacity = capacity
+        self._chunk = min(chunk_rows(slab.config.hidden_size), capacity)
         self._model = ModelShare(slab.config, slab.partition, world.rank)
         self._dtype = getattr(torch, slab.dtype)
-        self.plan = self._plan(processors.ranks)
-
-    def _plan(self, ranks_here: int) -> Plan:
-        blocks = {name: self.slab.blocks[name].nbytes for name in self.order}
-        if self._options.window is not None and self._options.memory is None:
-            return Plan(frozenset(), self._options.window)
-        budget = self._options.memory or default_budget(ranks_here)
-        cache = self._model.cache_size(self._capacity, self._dtype)
-        fixed = fixed_size(cache, self._model.activations(self._capacity, CHUNK))
-        return plan(blocks, budget, fixed, self._options.window)
 
     def __enter__(self) -> "Engine":
-        self.timeline.reset()
+        comm, width = self.world.comm, self.config.hidden_size
         with ExitStack() as stack:
-            self.window = stack.enter_context(
-                SlidingWindow(self.slab, self.order, self.plan.depth, self.plan.pinned, self.timeline)
-            )
-            allreduce = ALGORITHMS[self._options.allreduce](self.world.comm, self.config.hidden_size)
+            allreduce = ALGORITHMS[self._options.allreduce](comm, width, self._chunk)
             stack.callback(allreduce.free)
-            file = SlabFile(self.slab.path)
-            stack.callback(file.close)
-            self._embedding = Embedding(self.slab, file) if self.world.is_root else None
+            rehearse(self.slab, self._model, allreduce, self._chunk)
+            with self.world.agreed():
+                self.plan = self._plan()
+            self.timeline.reset()  # at the same moment on every rank
+            self.window = stack.enter_context(SlidingWindow(self.slab, self.blocks, self.plan, self.timeline))
+            if self.world.is_root:
+                self._embedding = stack.enter_context(Embedding(self.slab))
             cache = self._model.new_cache(self._capacity, self._dtype)
-            steps = Steps(self.world.comm, self.config.hidden_size)
-            self._decoder = Decoder(self._model, self.window, cache, allreduce, steps, self.timeline)
+            steps = Steps(comm, width)
+            self._decoder = Decoder(self._model, self.window, cache, allreduce, steps, self.timeline, self._chunk)
             self._resources = stack.pop_all()
         return self
+
+    def _plan(self) -> Plan:
+        if self._options.window is not None and self._options.memory is None:
+            sizes = list(self.blocks.values())
+            return Plan(frozenset(), window_size(sizes, frozenset(), self._options.window), self._options.window)
+        budget = self._options.memory or default_budget(self._ranks_here)
+        cache = self._model.cache_size(self._capacity, self._dtype)
+        fixed = taken() + cache + self._model.activations(self._capacity, self._chunk)
+        return plan(self.blocks, budget, fixed, self._options.window)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)

@@ -49,32 +49,38 @@ class SlabFile:
     def __init__(self, path: Path):
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY)
+        self.hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
 
-    def map(self, extent: BlockExtent) -> "MappedBlock":
-        return MappedBlock(self, extent)
+    def map(self, extent: BlockExtent, verify: bool = False) -> "MappedBlock":
+        """Maps a block; with ``verify``, its bytes are compared with its checksum when they arrive."""
+        return MappedBlock(self, extent, verify)
 
     def close(self) -> None:
+        self.hashing.shutdown()
         os.close(self.descriptor)
 
 
 class MappedBlock:
-    """One block's byte range, mapped; its pages are in memory once :meth:`populate` has returned.
+    """One block's byte range, mapped; its pages are in memory once :meth:`populate` has brought them in.
 
+    nbytes: of the mapping.
     tensors: the block's tensors by name, views of the mapping in their stored dtype. The mapping lasts as long
         as any of them.
     """
 
-    def __init__(self, file: SlabFile, extent: BlockExtent):
+    def __init__(self, file: SlabFile, extent: BlockExtent, verify: bool):
         self.file = file
         self.extent = extent
         self._lead = extent.offset % mmap.ALLOCATIONGRANULARITY
         self._first = extent.offset - self._lead
-        self._length = extent.nbytes + self._lead
+        self.nbytes = extent.nbytes + self._lead
         try:  # a private mapping, because torch warns of tensors that cannot be written to
-            self._map = mmap.mmap(file.descriptor, self._length, access=mmap.ACCESS_COPY, offset=self._first)
+            self._map = mmap.mmap(file.descriptor, self.nbytes, access=mmap.ACCESS_COPY, offset=self._first)
         except ValueError:
             raise self._unreadable("the file ends too early") from None
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._arrived = 0
+        self._hasher = xxhash.xxh3_64() if verify else None
         self.tensors = {tensor.name: self._view(tensor) for tensor in extent.tensors}
 
     def _view(self, tensor) -> torch.Tensor:
@@ -84,36 +90,35 @@ class MappedBlock:
         )
         return flat.view(tensor.shape)
 
-    def populate(self, verify: bool, cancelled: Callable[[], bool] = lambda: False) -> int:
-        """Brings the whole block into memory; with ``verify``, compares it with its checksum.
+    def populate(self, count: int | None = None, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Brings the next ``count`` bytes into memory, or all that are missing.
 
-        Returns the number of bytes, or 0 where ``cancelled`` answered true between two pieces. Raises TpiError
-        where the disk cannot deliver them or the bytes are not those that were written.
+        Returns early where ``cancelled`` answers true between two pieces. Raises TpiError where the disk cannot
+        deliver them or, when the last have come, the block is not the one that was written.
         """
-        if not verify:
-            return self._bring_in(cancelled, lambda start, stop: None)
-        hasher = xxhash.xxh3_64()
-        # A second thread hashes each piece while the next is read: the disk never waits.
-        with memoryview(self._map) as view, ThreadPoolExecutor(max_workers=1) as thread:
-            count = self._bring_in(
-                cancelled, lambda start, stop: thread.submit(hasher.update, view[max(start, self._lead) : stop])
-            )
-        if count and hasher.hexdigest() != self.extent.checksum:
+        end = self.nbytes if count is None else min(self._arrived + count, self.nbytes)
+        while self._arrived < end and not cancelled():
+            stop = min(self._arrived + _PIECE, end)
+            self._read(self._arrived, stop)
+            self._hash(self._arrived, stop)
+            self._arrived = stop
+        if self._hasher and self._arrived == self.nbytes:
+            self._compare()
+
+    def _hash(self, start: int, stop: int) -> None:
+        """A second thread hashes a piece while the next is read: the disk never waits."""
+        if self._hasher:
+            piece = memoryview(self._map)[max(start, self._lead) : stop]
+            self._hashed = self.file.hashing.submit(self._hasher.update, piece)
+
+    def _compare(self) -> None:
+        self._hashed.result()
+        checksum, self._hasher = self._hasher.hexdigest(), None
+        if checksum != self.extent.checksum:
             raise TpiError(
-                f"block {self.extent.name} of slab {self.file.path} has checksum {hasher.hexdigest()} instead of "
+                f"block {self.extent.name} of slab {self.file.path} has checksum {checksum} instead of "
                 f"{self.extent.checksum}: its bytes were altered; copy the slab again or split again"
             )
-        return count
-
-    def _bring_in(self, cancelled: Callable[[], bool], arrived: Callable[[int, int], object]) -> int:
-        """Reads the block by pieces, and tells ``arrived`` of each."""
-        for start in range(0, self._length, _PIECE):
-            if cancelled():
-                return 0
-            stop = min(start + _PIECE, self._length)
-            self._read(start, stop)
-            arrived(start, stop)
-        return self.extent.nbytes
 
     def _read(self, start: int, stop: int) -> None:
         code = populate(self._address + start, stop - start)
@@ -140,11 +145,11 @@ class MappedBlock:
 
     def expect_random_access(self) -> None:
         """For a block that is read by rows as they are touched: the kernel should not read ahead."""
-        _libc.madvise(self._address, self._length, _MADV_RANDOM)
+        _libc.madvise(self._address, self.nbytes, _MADV_RANDOM)
 
     def release(self) -> None:
         """Gives the memory back: the pages of the mapping, then those of the page cache behind them."""
         self.tensors = {}
-        _libc.madvise(self._address, self._length, _MADV_DONTNEED)
+        _libc.madvise(self._address, self.nbytes, _MADV_DONTNEED)
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.file.descriptor, self._first, self._length, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.file.descriptor, self._first, self.nbytes, os.POSIX_FADV_DONTNEED)

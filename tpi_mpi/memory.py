@@ -1,21 +1,17 @@
-"""Memory: what the machine has left, what this process took, and what a budget leaves for weights."""
+"""Memory: what the machine has left, and what this process takes."""
 
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.errors import UserError
-from tpi_mpi.units import MIB, format_size
+from tpi_mpi.units import MIB
 
 # Without --memory, this part of what the machine has free is left to everything else on it.
 _MARGIN = 0.1
-# The block in use, the next one, and one to be fetched meanwhile.
-_DEFAULT_DEPTH = 3
-# Arenas, thread stacks and workspaces that torch and MPI take during the first sweep.
-_LIBRARIES = 48 * MIB
+# Page tables, which a cgroup is charged for too, and heaps that fragment.
+_GROWTH = 16 * MIB
 
 
 def peak_rss() -> int:
@@ -36,44 +32,9 @@ def available() -> int:
     return min([machine, *_cgroup_rooms()])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which blocks stay in memory, and how many others may be there besides."""
-
-    pinned: Set[str]
-    depth: int
-
-
-def plan(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None = None) -> Plan:
-    """Shares out a budget: as many blocks as fit are pinned, spread over the sweep; the rest streams.
-
-    blocks: bytes of each block, in the order of use.
-    budget: peak resident bytes the process may reach. fixed: what of it everything but the weights takes.
-    depth: blocks in memory besides the pinned ones, or None for the least that keeps fetching ahead of use.
-    Raises UserError, with the least budget that works, where not even the window fits.
-    """
-    depth = depth or _DEFAULT_DEPTH
-    names, sizes = list(blocks), list(blocks.values())
-    for count in range(len(names), -1, -1):
-        pinned = set(spread(len(names), count))
-        streamed = [size for index, size in enumerate(sizes) if index not in pinned]
-        window = sum(sorted(streamed)[-depth:])
-        if fixed + sum(sizes[index] for index in pinned) + window <= budget:
-            return Plan(frozenset(names[index] for index in pinned), depth)
-    least = fixed + sum(sorted(sizes)[-depth:])
-    raise UserError(
-        f"a memory budget of {format_size(budget)} is too small; the least that works here is {format_size(least)}"
-    )
-
-
-def spread(count: int, chosen: int) -> list[int]:
-    """``chosen`` of the indices below ``count``, as evenly spaced as whole numbers allow."""
-    return [index for index in range(count) if (index + 1) * chosen // count > index * chosen // count]
-
-
-def fixed_size(cache: int, activations: int) -> int:
-    """Bytes the process will hold besides weights: what it has now, its cache, activations, libraries' buffers."""
-    return resident() + cache + activations + _LIBRARIES
+def taken() -> int:
+    """Bytes that this process has now, with room for what grows beside all that is counted."""
+    return resident() + _GROWTH
 
 
 def default_budget(ranks_here: int) -> int:
@@ -102,12 +63,17 @@ def _kib_line(path: Path, key: str) -> int | None:
 
 def _cgroup_rooms() -> list[int]:
     """What is left under each memory limit that this process's cgroup and those above it set."""
-    rooms = []
+    return [max(0, limit - usage + _page_cache(directory)) for directory, limit, usage in _limited_cgroups()]
+
+
+def _limited_cgroups() -> list[tuple[Path, int, int]]:
+    """This process's cgroup and those above it that limit memory: their directory, limit and usage."""
+    found = []
     for directory, limit_name, usage_name in _cgroup_directories():
         limit, usage = _number(directory / limit_name), _number(directory / usage_name)
         if limit is not None and usage is not None and limit < 1 << 60:
-            rooms.append(max(0, limit - usage + _page_cache(directory)))
-    return rooms
+            found.append((directory, limit, usage))
+    return found
 
 
 def _cgroup_directories() -> Sequence[tuple[Path, str, str]]:

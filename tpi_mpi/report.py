@@ -37,9 +37,16 @@ def rank_report(engine: Engine) -> dict:
         "slab_bytes": engine.slab.nbytes,
         "bytes_fetched": engine.window.bytes_fetched,
         "pinned_blocks": len(engine.plan.pinned),
-        "window_blocks": engine.plan.depth,
+        "window_blocks": _window_blocks(engine),
+        "window_bytes": engine.plan.capacity,
         **{activity: round(engine.timeline.seconds[activity], 6) for activity in ACTIVITIES},
     }
+
+
+def _window_blocks(engine: Engine) -> int:
+    """Blocks of which something can be in the window at once."""
+    sizes = [nbytes for name, nbytes in engine.blocks.items() if name not in engine.plan.pinned]
+    return (engine.plan.depth or -(-engine.plan.capacity // max(sizes))) if sizes else 0
 
 
 def run_report(

@@ -29,7 +29,6 @@ def run(world: World, options: GenerateOptions, began: float) -> None:
         engine = Engine(world, processors, slab, options, capacity)
     _advise(world, processors)
     latencies = Latencies()
-    world.barrier()  # so that the ranks' timelines begin together
     with engine:
         load = time.perf_counter() - began
         if job:

@@ -1,40 +1,44 @@
 """The sliding window over the weights: fetched ahead of use, used in place, released behind."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 
 import torch
 
+from tpi_mpi.budget import Plan
 from tpi_mpi.mapping import MappedBlock, SlabFile
 from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import Timeline
+from tpi_mpi.units import MIB
+
+# Where the window has no room for the whole of a block, at least so many bytes of it are fetched at once.
+_STRETCH = 4 * MIB
 
 
 class SlidingWindow:
     """Delivers the blocks of one slab in their cyclic order, over and over, from a bounded amount of memory.
 
-    A daemon thread fetches blocks ahead: never more than ``depth`` that are not pinned are in memory, the one in
-    use included. After the last block comes the first again, so the next sweep's first blocks arrive while this
-    sweep ends. A pinned block stays from its first fetch on. For a cyclic scan that beats any eviction by recency,
-    which would drop each block just before its next use.
+    A daemon thread fetches blocks ahead: never more of those that are not pinned is in memory than the plan allows,
+    the one in use included. After the last block comes the first again, so the next sweep's first blocks arrive
+    while this sweep ends. A pinned block stays from its first fetch on. For a cyclic scan that beats any eviction
+    by recency, which would drop each block just before its next use.
 
     A context manager: on leaving it, the thread ends and all blocks are unmapped.
 
-    order: the blocks of one sweep. pinned: those of them that stay.
+    order: the blocks of one sweep.
     bytes_fetched: bytes brought in so far.
     """
 
-    def __init__(self, slab: Slab, order: Sequence[str], depth: int, pinned: Set[str] = frozenset(), timeline=None):
-        assert depth >= 1, "the block in use needs a place in the window"
+    def __init__(self, slab: Slab, order: Sequence[str], plan: Plan, timeline: Timeline | None = None):
         self._slab = slab
         self._order = tuple(order)
-        self._depth = depth
-        self._pinned = frozenset(pinned)
+        self._plan = plan
         self._timeline = timeline or Timeline()
         self._expected = cycle(self._order)
         self._present: dict[str, MappedBlock] = {}
+        self._streamed = 0  # bytes of blocks that are not pinned, in memory or promised
         self._verified: set[int] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -67,7 +71,7 @@ class SlidingWindow:
         try:
             yield mapped.tensors
         finally:
-            if name not in self._pinned:
+            if name not in self._plan.pinned:
                 self._release(name)
 
     def _wait_for(self, name: str) -> MappedBlock:
@@ -80,18 +84,19 @@ class SlidingWindow:
             return self._present[name]
 
     def _release(self, name: str) -> None:
-        self._present[name].release()  # before its place in the window is free, or the memory would overlap
+        block = self._present[name]
+        block.release()  # before its place in the window is free, or the memory would overlap
         with self._changed:
             del self._present[name]
+            self._streamed -= block.nbytes
             self._changed.notify_all()
 
     def _fetch_all(self) -> None:
         """The fetch thread: goes round the order until everything is pinned or the window is closed."""
         try:
-            streamed = [name for name in self._order if name not in self._pinned]
             for name in self._order:
                 self._fetch(name)
-            for name in cycle(streamed):
+            for name in cycle([name for name in self._order if name not in self._plan.pinned]):
                 if self._closed:
                     break
                 self._fetch(name)
@@ -101,25 +106,41 @@ class SlidingWindow:
                 self._changed.notify_all()
 
     def _fetch(self, name: str) -> None:
-        if not self._wait_for_room(name):
-            return
         extent = self._slab.blocks[name]
-        with self._timeline.span("fetch", name):
-            block = self._file.map(extent)
-            count = block.populate(extent.offset not in self._verified, cancelled=lambda: self._closed)
+        if not self._wait_for_turn(name):
+            return
+        block = self._file.map(extent, verify=extent.offset not in self._verified)
+        missing = block.nbytes
+        while missing:
+            count = missing if name in self._plan.pinned else self._wait_for_room(missing)
+            with self._timeline.span("fetch", name):
+                block.populate(count, cancelled=lambda: self._closed)
+            if self._closed:
+                return
+            missing -= count
         self._verified.add(extent.offset)
         with self._changed:
-            self.bytes_fetched += count
+            self.bytes_fetched += extent.nbytes
             self._present[name] = block
             self._changed.notify_all()
 
-    def _wait_for_room(self, name: str) -> bool:
-        """Waits until another block may come in, and the last use of this one is over; false if none is wanted."""
+    def _wait_for_turn(self, name: str) -> bool:
+        """Waits until the last use of this block is over, and one more may be there; false if none is wanted."""
 
-        def room() -> bool:
-            streamed = sum(present not in self._pinned for present in self._present)
-            return name not in self._present and (name in self._pinned or streamed < self._depth)
+        def turn() -> bool:
+            streamed = sum(present not in self._plan.pinned for present in self._present)
+            room = self._plan.depth is None or name in self._plan.pinned or streamed < self._plan.depth
+            return name not in self._present and room
 
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or room())
+            self._changed.wait_for(lambda: self._closed or turn())
             return not self._closed
+
+    def _wait_for_room(self, wanted: int) -> int:
+        """Waits until the window has room for the wanted bytes or a good part; takes it, and returns how many."""
+        least = min(wanted, _STRETCH)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._plan.capacity - self._streamed >= least)
+            count = min(wanted, self._plan.capacity - self._streamed)
+            self._streamed += count
+            return count

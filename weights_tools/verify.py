@@ -51,8 +51,8 @@ def check_blocks(slabs: Sequence[Slab]) -> None:
             file = SlabFile(slab.path)
             stack.callback(file.close)
             for extent in {extent.offset: extent for extent in slab.blocks.values()}.values():
-                block = file.map(extent)
-                block.populate(verify=True)
+                block = file.map(extent, verify=True)
+                block.populate()
                 if extent.name == EMBEDDING:
                     _check_rows(slab, block.tensors["embed_tokens.weight"])
                 block.release()

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import zoo
 
+from tpi_mpi.budget import Plan, spread, window_size
 from tpi_mpi.engine import Engine, Request
-from tpi_mpi.memory import Plan, spread
 from tpi_mpi.options import GenerateOptions, SamplingOptions
 from tpi_mpi.run import open_slab
+
+
+class PlannedEngine(Engine):
+    """With a plan of the test's own."""
+
+    plan_of = None
+
+    def _plan(self) -> Plan:
+        return self.plan_of(self.blocks) if self.plan_of else super()._plan()
 
 
 def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None, **options):
@@ -19,9 +28,8 @@ def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None
     slab = open_slab(world, directory)
     requests = [Request(tuple(prompt), sampling) for prompt in prompts]
     capacity = max(request.length for request in requests)
-    engine = Engine(world, processors, slab, GenerateOptions(directory, prompt="", **options), capacity)
-    if plan is not None:
-        engine.plan = plan(engine.order)
+    engine = PlannedEngine(world, processors, slab, GenerateOptions(directory, prompt="", **options), capacity)
+    engine.plan_of = plan
     with engine:
         tokens = [list(engine.tokens(request)) for request in requests] if world.is_root else None
         engine.follow()
@@ -49,11 +57,12 @@ def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, sla
 
 @pytest.mark.parametrize("name", ["llama", "demo"])
 @pytest.mark.parametrize("allreduce", ["star", "mpi"])
-@pytest.mark.parametrize(("depth", "pinned"), [(1, 0), (2, 0), (99, 0), (1, 0.5), (3, 0.8), (1, 1)])
-def test_no_window_budget_or_allreduce_changes_a_token(run, workshop, slabs, name, allreduce, depth, pinned):
-    def plan(order) -> Plan:
-        indices = spread(len(order), round(len(order) * pinned))
-        return Plan(frozenset(order[index] for index in indices), depth)
+@pytest.mark.parametrize(("depth", "share"), [(1, 0), (2, 0), (None, 0), (1, 0.5), (None, 0.8), (None, 1)])
+def test_no_window_budget_or_allreduce_changes_a_token(run, workshop, slabs, name, allreduce, depth, share):
+    def plan(blocks: dict[str, int]) -> Plan:
+        names, sizes = list(blocks), list(blocks.values())
+        pinned = spread(sizes, share)
+        return Plan(frozenset(names[index] for index in pinned), window_size(sizes, pinned, depth), depth)
 
     expected = zoo.referee(workshop / "zoo" / name)
     prompts = [text["prompt"] for text in expected]
@@ -79,7 +88,7 @@ def test_a_seed_gives_the_same_samples_on_any_number_of_ranks(run, workshop, sla
 
 
 def test_a_long_prompt_in_several_chunks_is_one_text(run, workshop, slabs, monkeypatch):
-    monkeypatch.setattr("tpi_mpi.decoder.CHUNK", 3)
+    monkeypatch.setattr("tpi_mpi.engine.chunk_rows", lambda hidden_size: 3)
     texts = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
     if texts:
         assert texts == [text["token_ids"] for text in zoo.referee(workshop / "zoo" / "mistral-sliding")]
