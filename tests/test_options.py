@@ -1,26 +1,30 @@
 """The command line of generate: what it means, and every mistake that is named."""
 
+from pathlib import Path
+
 import pytest
 
+from tpi_mpi.arguments import generate_parser, parse_generate
 from tpi_mpi.errors import UserError
-from tpi_mpi.options import ALLREDUCES, GenerateOptions, SamplingOptions, generate_parser
+from tpi_mpi.options import ALLREDUCES, MACHINE_KEYS, SAMPLING_KEYS, GenerateOptions, MachineOptions, SamplingOptions
 
 
 def test_defaults_are_greedy_and_automatic():
-    options = GenerateOptions.parse(["slabs", "--prompt", "hello"])
+    options = parse_generate(["slabs", "--prompt", "hello"])
     assert options.sampling == SamplingOptions()
     assert options.sampling.temperature == 0
-    assert (options.memory, options.window, options.threads) == (None, None, None)
-    assert options.allreduce == "star"
+    assert options.machine == MachineOptions(memory=None, window=None, threads=None, allreduce="star")
 
 
 def test_everything_is_taken_from_the_command_line():
     line = "slabs --prompts p.jsonl --output o.jsonl --chat --system S --logprobs --max-new-tokens 7 --temperature 0.5"
     line += " --top-k 3 --top-p 0.9 --repetition-penalty 1.1 --seed 4 --stop A --stop B --memory 3GiB --window 2"
     line += " --allreduce mpi --threads 2 --report r.json --trace t.json"
-    options = GenerateOptions.parse(line.split())
+    options = parse_generate(line.split())
     assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"))
-    assert (options.memory, options.window, options.threads) == (3 * 1024**3, 2, 2)
+    machine = options.machine
+    assert (machine.memory, machine.window, machine.threads, machine.allreduce) == (3 * 1024**3, 2, 2, "mpi")
+    assert (machine.report, machine.trace) == (Path("r.json"), Path("t.json"))
     assert (options.prompts, options.output, options.system) == ("p.jsonl", "o.jsonl", "S")
 
 
@@ -33,9 +37,8 @@ def test_every_allreduce_that_can_be_asked_for_exists():
 def test_help_names_every_option(capsys):
     generate_parser().print_help()
     text = capsys.readouterr().out
-    for name in GenerateOptions.__dataclass_fields__.keys() - {"sampling", "slabs"}:
-        assert f"--{name}" in text
-    for name in SamplingOptions.__dataclass_fields__:
+    own = GenerateOptions.__dataclass_fields__.keys() - {"sampling", "machine", "slabs"}
+    for name in {*own, *SAMPLING_KEYS, *MACHINE_KEYS}:
         assert f"--{name.replace('_', '-')}" in text
 
 
@@ -65,7 +68,7 @@ def test_help_names_every_option(capsys):
 )
 def test_mistakes_are_named(line, words):
     with pytest.raises(UserError) as refusal:
-        GenerateOptions.parse(line.split())
+        parse_generate(line.split())
     assert words in str(refusal.value)
 
 

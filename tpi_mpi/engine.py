@@ -14,7 +14,7 @@ from tpi_mpi.decoder import Decoder, chunk_rows
 from tpi_mpi.embedding import Embedding
 from tpi_mpi.memory import default_budget, taken
 from tpi_mpi.model import ModelShare
-from tpi_mpi.options import GenerateOptions, SamplingOptions
+from tpi_mpi.options import MachineOptions, SamplingOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
 from tpi_mpi.rehearsal import rehearse
@@ -64,7 +64,7 @@ class Engine:
     capacity: the longest text, in positions.
     """
 
-    def __init__(self, world: World, processors: Processors, slab: Slab, options: GenerateOptions, capacity: int):
+    def __init__(self, world: World, processors: Processors, slab: Slab, options: MachineOptions, capacity: int):
         torch.set_num_threads(processors.threads(options.threads))
         torch.set_grad_enabled(False)
         self.world = world

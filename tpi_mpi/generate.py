@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tpi_mpi.options import GenerateOptions, generate_parser
+from tpi_mpi.arguments import generate_parser, parse_generate
 from tpi_mpi.parallel import ROOT, launched_rank, session
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with session() as world:
         with world.agreed():
-            options = GenerateOptions.parse(arguments)
+            options = parse_generate(arguments)
         _program()(world, options, began)
     return 0
 

@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 
+from tpi_mpi.assembly import open_slab
 from tpi_mpi.engine import Engine
-from tpi_mpi.errors import UserError, say
+from tpi_mpi.errors import say
 from tpi_mpi.files import check_writable, replace_file
 from tpi_mpi.job import Job
 from tpi_mpi.manifest import Manifest
@@ -15,7 +15,7 @@ from tpi_mpi.options import GenerateOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
 from tpi_mpi.report import Latencies, rank_report, run_report, summary, trace
-from tpi_mpi.slabs import Slab, slab_path
+from tpi_mpi.slabs import Slab
 
 
 def run(world: World, options: GenerateOptions, began: float) -> None:
@@ -26,7 +26,7 @@ def run(world: World, options: GenerateOptions, began: float) -> None:
     capacity = world.broadcast(job.capacity if job else None)
     processors = Processors(world)
     with world.agreed():
-        engine = Engine(world, processors, slab, options, capacity)
+        engine = Engine(world, processors, slab, options.machine, capacity)
     _advise(world, processors)
     latencies = Latencies()
     with engine:
@@ -37,23 +37,9 @@ def run(world: World, options: GenerateOptions, began: float) -> None:
         _report(world, options, engine, latencies, load)
 
 
-def open_slab(world: World, directory: Path) -> Slab:
-    """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
-    with world.agreed():
-        Manifest.load(directory).check_size(world.size)
-        slab = Slab.open(slab_path(directory, world.rank))
-        if (slab.rank, slab.partition.size) != (world.rank, world.size):
-            raise UserError(
-                f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
-                f"{world.rank} of {world.size}; copy this rank's own slab here"
-            )
-    world.same(str(slab.path), slab.identity())
-    return slab
-
-
 def _job(options: GenerateOptions, slab: Slab) -> Job:
     """On rank 0: the texts to continue. What would fail only at the end of a long run is found here."""
-    for path in filter(None, (options.report, options.trace)):
+    for path in filter(None, (options.machine.report, options.machine.trace)):
         check_writable(path)
     return Job(options, slab.config)
 
@@ -83,9 +69,9 @@ def _report(world: World, options: GenerateOptions, engine: Engine, latencies: L
     spans = world.gather(engine.timeline.spans)
     if not world.is_root:
         return
-    report = run_report(engine, Manifest.load(options.slabs).model, options.allreduce, latencies, load, ranks)
+    report = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
     say(summary(report))
-    if options.report:
-        replace_file(options.report, json.dumps(report, indent=2) + "\n")
-    if options.trace:
-        replace_file(options.trace, json.dumps(trace(spans)) + "\n")
+    if options.machine.report:
+        replace_file(options.machine.report, json.dumps(report, indent=2) + "\n")
+    if options.machine.trace:
+        replace_file(options.machine.trace, json.dumps(trace(spans)) + "\n")

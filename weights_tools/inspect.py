@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpi_mpi.arguments import Parser
 from tpi_mpi.manifest import Manifest
-from tpi_mpi.options import Parser
 from tpi_mpi.slabs import Slab, slab_path
 from tpi_mpi.units import format_size
 from weights_tools import command

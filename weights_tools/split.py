@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpi_mpi.arguments import Parser
 from tpi_mpi.errors import UserError, say
 from tpi_mpi.files import copy_file
-from tpi_mpi.options import Parser
 from tpi_mpi.tokenizer import TOKENIZER_FILES
 from weights_tools import command, journal
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zoo
 
+from tpi_mpi.assembly import open_slab
 from tpi_mpi.budget import Plan, spread, window_size
 from tpi_mpi.engine import Engine, Request
-from tpi_mpi.options import GenerateOptions, SamplingOptions
-from tpi_mpi.run import open_slab
+from tpi_mpi.options import MachineOptions, SamplingOptions
 
 
 class PlannedEngine(Engine):
@@ -28,7 +28,7 @@ def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None
     slab = open_slab(world, directory)
     requests = [Request(tuple(prompt), sampling) for prompt in prompts]
     capacity = max(request.length for request in requests)
-    engine = PlannedEngine(world, processors, slab, GenerateOptions(directory, prompt="", **options), capacity)
+    engine = PlannedEngine(world, processors, slab, MachineOptions(**options), capacity)
     engine.plan_of = plan
     with engine:
         tokens = [list(engine.tokens(request)) for request in requests] if world.is_root else None
@@ -98,9 +98,8 @@ def test_an_end_of_text_token_ends_it(run, workshop, slabs):
     world, processors = run
     slab = open_slab(world, slabs / "llama" / "even")
     expected = zoo.referee(workshop / "zoo" / "llama")[0]["token_ids"]
-    options = GenerateOptions(slab.path.parent, prompt="")
     request = Request(tuple(zoo.PROMPTS[0]), SamplingOptions(max_new_tokens=9), frozenset({expected[4]}))
-    with Engine(world, processors, slab, options, capacity=64) as engine:
+    with Engine(world, processors, slab, MachineOptions(), capacity=64) as engine:
         if world.is_root:
             tokens = list(engine.tokens(request))
             end = expected.index(expected[4]) + 1

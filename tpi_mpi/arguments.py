@@ -1,0 +1,84 @@
+"""The command lines, and the options that they are read into."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tpi_mpi.errors import UserError
+from tpi_mpi.options import (
+    ALLREDUCES,
+    DEFAULT_NEW_TOKENS,
+    MACHINE_KEYS,
+    SAMPLING_KEYS,
+    GenerateOptions,
+    MachineOptions,
+    SamplingOptions,
+)
+from tpi_mpi.units import parse_size
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are UserErrors, so that they are shown as all others are."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def size_argument(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
+    """Reads the command line of tpi_mpi.generate. Raises UserError where it makes no sense."""
+    given = vars(generate_parser().parse_args(arguments))
+    given["stop"] = tuple(given["stop"] or ())
+    sampling = SamplingOptions(**{key: given.pop(key) for key in SAMPLING_KEYS})
+    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS})
+    return GenerateOptions(sampling=sampling, machine=machine, **given)
+
+
+def generate_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.generate",
+        usage="mpirun -np N %(prog)s SLABS (--prompt TEXT | --prompts FILE) [options]",
+        description="Continues texts with a model that was split into slabs, one rank a slab.",
+    )
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
+    add("--prompt", metavar="TEXT", help="one text; its continuation streams to standard output")
+    add("--prompts", metavar="FILE.jsonl", help='one {"id": ..., "prompt": ...} a line (- for standard input)')
+    add("--output", metavar="FILE.jsonl", help="one JSON object a finished text; texts already there are not repeated")
+    add("--chat", action="store_true", help="put each prompt into the checkpoint's chat template")
+    add("--system", metavar="TEXT", help="system prompt of the chat")
+    add("--logprobs", action="store_true", help="add the chosen tokens' log-probabilities to the output")
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_machine(parser.add_argument_group("machine"))
+    return parser
+
+
+def _add_sampling(group) -> None:
+    add = group.add_argument
+    add("--max-new-tokens", metavar="K", type=int, help=f"default: {DEFAULT_NEW_TOKENS}, or what the context leaves")
+    add("--temperature", metavar="T", type=float, default=0.0, help="0, the default, is greedy")
+    add("--top-k", metavar="K", type=int, help="sample from the K most probable tokens")
+    add("--top-p", metavar="P", type=float, help="sample from the fewest tokens whose probabilities sum to P")
+    add("--repetition-penalty", metavar="R", type=float, help="divide the scores of tokens already there by R")
+    add("--seed", metavar="S", type=int, help="repeat a run's samples; by default every run differs")
+    add("--stop", metavar="TEXT", action="append", help="end before this text appears; may be given several times")
+
+
+def _add_machine(group) -> None:
+    add = group.add_argument
+    add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
+    add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
+    add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
+    add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
+    add("--report", metavar="FILE.json", type=Path, help="write what the run took")
+    add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

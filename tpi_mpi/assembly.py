@@ -1,0 +1,22 @@
+"""The ranks' slabs, opened together: all of one split, each rank its own."""
+
+from pathlib import Path
+
+from tpi_mpi.errors import UserError
+from tpi_mpi.manifest import Manifest
+from tpi_mpi.parallel import World
+from tpi_mpi.slabs import Slab, slab_path
+
+
+def open_slab(world: World, directory: Path) -> Slab:
+    """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
+    with world.agreed():
+        Manifest.load(directory).check_size(world.size)
+        slab = Slab.open(slab_path(directory, world.rank))
+        if (slab.rank, slab.partition.size) != (world.rank, world.size):
+            raise UserError(
+                f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
+                f"{world.rank} of {world.size}; copy this rank's own slab here"
+            )
+    world.same(str(slab.path), slab.identity())
+    return slab
