@@ -8,6 +8,7 @@ from tpi_mpi.allreduce import Allreduce
 from tpi_mpi.blocks import attention_name, feed_forward_name, head_name
 from tpi_mpi.cache import KVCache
 from tpi_mpi.model import ModelShare, Span, Weights
+from tpi_mpi.progress import NoProgress, SweepProgress
 from tpi_mpi.steps import Step, Steps
 from tpi_mpi.timeline import Timeline
 from tpi_mpi.units import MIB
@@ -41,6 +42,7 @@ class Decoder:
         allreduce: Allreduce,
         steps: Steps,
         timeline: Timeline,
+        progress: SweepProgress | NoProgress,
         chunk: int,
     ):
         self._model = model
@@ -49,6 +51,7 @@ class Decoder:
         self._allreduce = allreduce
         self._steps = steps
         self._timeline = timeline
+        self._progress = progress
         self._chunk = chunk
 
     def forward(self, hidden: torch.Tensor, start: int) -> torch.Tensor:
@@ -58,13 +61,15 @@ class Decoder:
         """
         step = Step(start, len(hidden))
         self._steps.send(step, hidden)
-        self._sweep(step, hidden)
-        return self._score(hidden[-1:])
+        with self._progress.sweep():
+            self._sweep(step, hidden)
+            return self._score(hidden[-1:])
 
     def follow(self) -> None:
         """On the other ranks: takes part in every sweep until rank 0 calls :meth:`stop`."""
         while received := self._steps.receive():
-            self._sweep(*received)
+            with self._progress.sweep():
+                self._sweep(*received)
 
     def stop(self) -> None:
         """On rank 0: lets the others go."""
@@ -92,6 +97,7 @@ class Decoder:
                     partial = compute(weights, states, span)
                 with self._timeline.span("allreduce", name):
                     states += self._allreduce.sum(partial)
+        self._progress.block(name)
 
     def _score(self, hidden: torch.Tensor) -> torch.Tensor:
         scores, states = [], None
@@ -100,6 +106,7 @@ class Decoder:
                 if states is None:
                     states = self._model.final_norm(weights, hidden)
                 scores.append(self._model.logits(weights, states)[0])
+            self._progress.block(head_name(index))
         return torch.cat(scores)
 
     def _chunks(self, step: Step) -> Iterator[tuple[int, int]]:

@@ -12,11 +12,12 @@ from tpi_mpi.blocks import EMBEDDING
 from tpi_mpi.budget import Plan, plan, window_size
 from tpi_mpi.decoder import Decoder, chunk_rows
 from tpi_mpi.embedding import Embedding
-from tpi_mpi.memory import default_budget, taken
+from tpi_mpi.memory import default_budget, sampled, taken
 from tpi_mpi.model import ModelShare
 from tpi_mpi.options import MachineOptions, SamplingOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
+from tpi_mpi.progress import NoProgress, SweepProgress
 from tpi_mpi.rehearsal import rehearse
 from tpi_mpi.sampling import Sampler, log_probability
 from tpi_mpi.slabs import Slab
@@ -89,22 +90,29 @@ class Engine:
                 self.plan = self._plan()
             self.timeline.reset()  # at the same moment on every rank
             self.window = stack.enter_context(SlidingWindow(self.slab, self.blocks, self.plan, self.timeline))
+            if self._options.trace:
+                stack.enter_context(sampled(self.timeline.sample))
+            progress: SweepProgress | NoProgress = NoProgress()
             if self.world.is_root:
                 self._embedding = stack.enter_context(Embedding(self.slab))
+                progress = SweepProgress(self.blocks, lambda: self.window.bytes_fetched)
             cache = self._model.new_cache(self._capacity, self._dtype)
             steps = Steps(comm, width)
-            self._decoder = Decoder(self._model, self.window, cache, allreduce, steps, self.timeline, self._chunk)
+            self._decoder = Decoder(
+                self._model, self.window, cache, allreduce, steps, self.timeline, progress, self._chunk
+            )
             self._resources = stack.pop_all()
         return self
 
     def _plan(self) -> Plan:
         if self._options.window is not None and self._options.memory is None:
+            self.budget = None
             sizes = list(self.blocks.values())
             return Plan(frozenset(), window_size(sizes, frozenset(), self._options.window), self._options.window)
-        budget = self._options.memory or default_budget(self._ranks_here)
+        self.budget = self._options.memory or default_budget(self._ranks_here)
         cache = self._model.cache_size(self._capacity, self._dtype)
         fixed = taken() + cache + self._model.activations(self._capacity, self._chunk)
-        return plan(self.blocks, budget, fixed, self._options.window)
+        return plan(self.blocks, self.budget, fixed, self._options.window)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)

@@ -19,6 +19,7 @@ from tpi_mpi.options import DEFAULT_NEW_TOKENS, GenerateOptions, SamplingOptions
 from tpi_mpi.prompts import Prompt, read_prompts
 from tpi_mpi.records import Records
 from tpi_mpi.standard_input import read_lines
+from tpi_mpi.terminal import columns
 from tpi_mpi.tokenizer import Tokenizer
 
 
@@ -58,9 +59,9 @@ class Job:
 
     def progress(self) -> Iterator[Text]:
         """The texts, with a bar on standard error where that is a terminal and there are several."""
-        total = len(self.texts) + self.skipped
-        hidden = None if total > 1 else True  # None: unless standard error is a terminal
-        yield from tqdm(self.texts, initial=self.skipped, total=total, unit="text", disable=hidden)
+        total, width = len(self.texts) + self.skipped, columns()
+        hidden = width is None or total == 1
+        yield from tqdm(self.texts, initial=self.skipped, total=total, unit="text", disable=hidden, ncols=width)
 
     def write(self, text: Text, tokens: Iterable[Token]) -> None:
         """Takes the engine's tokens of one text as they come, shows them, and records the whole."""

@@ -3,13 +3,17 @@
 import os
 import resource
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tpi_mpi.units import MIB
 
 # Without --memory, this part of what the machine has free is left to everything else on it.
 _MARGIN = 0.1
+# Between two samples of the resident size.
+_SAMPLE_SECONDS = 0.02
 # Page tables, which a cgroup is charged for too, and heaps that fragment.
 _GROWTH = 16 * MIB
 
@@ -30,6 +34,22 @@ def available() -> int:
     """Bytes that processes on this machine, or in this process's cgroup, can still take."""
     machine = _from_meminfo("MemAvailable") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return min([machine, *_cgroup_rooms()])
+
+
+@contextmanager
+def sampled(sample: Callable[[int], None]) -> Iterator[None]:
+    """Inside the with-block, tells ``sample`` the resident bytes again and again."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(_SAMPLE_SECONDS):
+            sample(resident())
+
+    threading.Thread(target=watch, name="memory", daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
 
 
 def taken() -> int:

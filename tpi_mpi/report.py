@@ -34,6 +34,7 @@ def rank_report(engine: Engine) -> dict:
         "host": engine.world.host,
         "threads": torch.get_num_threads(),
         "peak_rss_bytes": peak_rss(),
+        "budget_bytes": engine.budget,
         "slab_bytes": engine.slab.nbytes,
         "bytes_fetched": engine.window.bytes_fetched,
         "pinned_blocks": len(engine.plan.pinned),
@@ -77,9 +78,20 @@ def summary(report: dict) -> str:
     return f"{tokens} in {texts} on {ranks}: {ttft}, {tpot}, peak memory {format_size(peak)} per rank"
 
 
-def trace(spans: Sequence[list]) -> dict:
+def rank_trace(engine: Engine) -> dict:
+    """What this rank adds to the trace."""
+    timeline = engine.timeline
+    return {
+        "host": engine.world.host,
+        "budget": engine.budget,
+        "spans": timeline.spans,
+        "memory": timeline.memory,
+    }
+
+
+def trace(ranks: Sequence[dict]) -> dict:
     """All ranks' spans as one Chrome trace-event object."""
-    events = [event for rank, own in enumerate(spans) for event in trace_events(rank, own)]
+    events = [event for rank, own in enumerate(ranks) for event in trace_events(rank, own)]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 

@@ -14,7 +14,7 @@ from tpi_mpi.manifest import Manifest
 from tpi_mpi.options import GenerateOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
-from tpi_mpi.report import Latencies, rank_report, run_report, summary, trace
+from tpi_mpi.report import Latencies, rank_report, rank_trace, run_report, summary, trace
 from tpi_mpi.slabs import Slab
 
 
@@ -66,7 +66,7 @@ def _lead(job: Job, engine: Engine, latencies: Latencies) -> None:
 
 def _report(world: World, options: GenerateOptions, engine: Engine, latencies: Latencies, load: float) -> None:
     ranks = world.gather(rank_report(engine))
-    spans = world.gather(engine.timeline.spans)
+    traces = world.gather(rank_trace(engine))
     if not world.is_root:
         return
     report = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
@@ -74,4 +74,4 @@ def _report(world: World, options: GenerateOptions, engine: Engine, latencies: L
     if options.machine.report:
         replace_file(options.machine.report, json.dumps(report, indent=2) + "\n")
     if options.machine.trace:
-        replace_file(options.machine.trace, json.dumps(trace(spans)) + "\n")
+        replace_file(options.machine.trace, json.dumps(trace(traces)) + "\n")

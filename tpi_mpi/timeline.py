@@ -11,6 +11,7 @@ ACTIVITIES = ("fetch", "stall", "compute", "allreduce")
 class Timeline:
     """Adds up what each activity takes; with ``record``, keeps every span.
 
+    spans: (activity, name, start, duration). memory: (time, resident bytes).
     Times are seconds since ``reset``, which all ranks call at the same moment so that their spans can be laid side
     by side. Each activity belongs to one thread, so nothing is locked.
     """
@@ -23,6 +24,7 @@ class Timeline:
         self._origin = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.spans: list[tuple[str, str, float, float]] = []
+        self.memory: list[tuple[float, int]] = []
 
     @contextmanager
     def span(self, activity: str, name: str) -> Iterator[None]:
@@ -36,22 +38,27 @@ class Timeline:
             if self._record:
                 self.spans.append((activity, name, start - self._origin, duration))
 
+    def sample(self, resident: int) -> None:
+        """Takes down how much memory the process has now."""
+        self.memory.append((time.perf_counter() - self._origin, resident))
 
-def trace_events(rank: int, spans: list[tuple[str, str, float, float]]) -> list[dict]:
-    """One rank's spans in the Chrome trace-event format: a process a rank, a row an activity, microseconds."""
-    named = [{"name": "process_name", "ph": "M", "pid": rank, "args": {"name": f"rank {rank}"}}]
-    for row, activity in enumerate(ACTIVITIES):
-        named.append({"name": "thread_name", "ph": "M", "pid": rank, "tid": row, "args": {"name": activity}})
-    timed = [
-        {
-            "name": name,
-            "cat": activity,
-            "ph": "X",
-            "pid": rank,
-            "tid": ACTIVITIES.index(activity),
-            "ts": round(start * 1e6, 1),
-            "dur": round(duration * 1e6, 1),
-        }
-        for activity, name, start, duration in spans
-    ]
-    return named + timed
+
+def trace_events(rank: int, timeline: dict) -> list[dict]:
+    """One rank's record in the Chrome trace-event format: a process a rank, a row an activity, a curve of memory.
+
+    timeline: ``spans`` and ``memory`` of a Timeline, and the rank's ``host`` and ``budget``. Times become microseconds.
+    """
+    events = [_metadata(rank, "process_name", f"rank {rank} on {timeline['host']}")]
+    events += [_metadata(rank, "thread_name", activity, row) for row, activity in enumerate(ACTIVITIES)]
+    for activity, name, start, duration in timeline["spans"]:
+        row = ACTIVITIES.index(activity)
+        times = {"ts": round(start * 1e6, 1), "dur": round(duration * 1e6, 1)}
+        events.append({"name": name, "cat": activity, "ph": "X", "pid": rank, "tid": row, **times})
+    for moment, resident in timeline["memory"]:
+        sizes = {"resident": resident} | ({"budget": timeline["budget"]} if timeline["budget"] else {})
+        events.append({"name": "memory", "ph": "C", "pid": rank, "ts": round(moment * 1e6, 1), "args": sizes})
+    return events
+
+
+def _metadata(rank: int, kind: str, name: str, row: int = 0) -> dict:
+    return {"name": kind, "ph": "M", "pid": rank, "tid": row, "args": {"name": name}}
