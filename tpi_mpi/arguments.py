@@ -11,6 +11,7 @@ from tpi_mpi.options import (
     DEFAULT_NEW_TOKENS,
     MACHINE_KEYS,
     SAMPLING_KEYS,
+    BenchOptions,
     GenerateOptions,
     MachineOptions,
     SamplingOptions,
@@ -59,6 +60,27 @@ def generate_parser() -> Parser:
     add("--system", metavar="TEXT", help="system prompt of the chat")
     add("--logprobs", action="store_true", help="add the chosen tokens' log-probabilities to the output")
     _add_sampling(parser.add_argument_group("sampling"))
+    _add_machine(parser.add_argument_group("machine"))
+    return parser
+
+
+def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:
+    """Reads the command line of tpi_mpi.bench. Raises UserError where it makes no sense."""
+    given = vars(bench_parser().parse_args(arguments))
+    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS})
+    return BenchOptions(machine=machine, **given)
+
+
+def bench_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.bench",
+        usage="mpirun -np N %(prog)s SLABS [options]",
+        description="Measures a run beside the floor that these machines and their network set for it.",
+    )
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
+    add("--prompt-tokens", metavar="P", type=int, default=64, help="length of the prompt (default: 64)")
+    add("--new-tokens", metavar="K", type=int, default=16, help="tokens to time after it (default: 16)")
     _add_machine(parser.add_argument_group("machine"))
     return parser
 

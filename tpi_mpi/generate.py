@@ -6,37 +6,21 @@ Standard output carries the text (or, for a prompts file without --output, one J
 else goes to standard error. Cost: every rank reads its slab once a token, or keeps of it what its memory holds.
 """
 
-import gc
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tpi_mpi.arguments import generate_parser, parse_generate
-from tpi_mpi.parallel import ROOT, launched_rank, session
+from tpi_mpi.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    began = time.perf_counter()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        if launched_rank() == ROOT:
-            generate_parser().print_help()
-        return 0
-    with session() as world:
-        with world.agreed():
-            options = parse_generate(arguments)
-        _program()(world, options, began)
-    return 0
+    return run_program(arguments, generate_parser, parse_generate, _load)
 
 
-def _program():
-    """The program proper, imported only now: with torch that takes two seconds, which help and mistakes need not."""
-    gc.disable()  # nothing of what an import makes is garbage, and the search for it costs a tenth
-    from tpi_mpi.run import run
+def _load() -> Callable:
+    from tpi_mpi.generation import generate
 
-    gc.freeze()
-    gc.enable()
-    return run
+    return generate
 
 
 if __name__ == "__main__":

@@ -116,4 +116,17 @@ class GenerateOptions:
             raise UserError("--logprobs are written to the output file; give --output FILE too")
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """What tpi_mpi.bench is asked for: a prompt of so many tokens, then so many one at a time."""
+
+    slabs: Path
+    machine: MachineOptions = MachineOptions()
+    prompt_tokens: int = 64
+    new_tokens: int = 16
+
+    def __post_init__(self):
+        _at_least_one(self, "prompt_tokens", "new_tokens")
+
+
 MACHINE_KEYS = tuple(entry.name for entry in fields(MachineOptions))

@@ -1,4 +1,4 @@
-"""One run of the generate program, on every rank: slab, job, engine, report."""
+"""One run of generate, on every rank: slab, job, engine, report."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tpi_mpi.report import Latencies, rank_report, rank_trace, run_report, summa
 from tpi_mpi.slabs import Slab
 
 
-def run(world: World, options: GenerateOptions, began: float) -> None:
+def generate(world: World, options: GenerateOptions, began: float) -> None:
     """Generates every text the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
     slab = open_slab(world, options.slabs)
     with world.agreed():

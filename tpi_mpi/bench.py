@@ -1,0 +1,27 @@
+"""Measures a run beside the floor that these machines and their network set for it.
+
+    mpirun -np 4 --hostfile hosts python -m tpi_mpi.bench SLABS --memory 3GiB
+
+Standard output carries one JSON object, standard error a table of it. The slabs are cold at first: their own pages
+are dropped from the page cache. Cost: as many sweeps as tokens are asked for, and some seconds for the probes.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from tpi_mpi.arguments import bench_parser, parse_bench
+from tpi_mpi.program import run_program
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_program(arguments, bench_parser, parse_bench, _load)
+
+
+def _load() -> Callable:
+    from tpi_mpi.benchmark import measure
+
+    return measure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

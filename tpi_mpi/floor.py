@@ -1,0 +1,59 @@
+"""The floor of a run: the time below which no program could be, from bytes, rates and messages alone.
+
+Reading goes on behind computing and communicating, so the longer of the two counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RankRates:
+    """What one rank has to do, and how fast it can.
+
+    weights: bytes of all its blocks. elements: numbers in them. streamed: bytes of those that are not pinned.
+    read, memory, vector: bytes a second that it reads from its slab, reads from memory, and multiplies with one
+        row. prompt: floating-point operations a second of products with the rows of a chunk.
+    """
+
+    weights: int
+    elements: int
+    streamed: int
+    read: float
+    memory: float
+    vector: float
+    prompt: float
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Seconds of one sweep, each the slowest rank's. memory: of reading the weights from memory, a part of compute."""
+
+    read: float
+    compute: float
+    allreduce: float
+    memory: float
+
+    @property
+    def total(self) -> float:
+        return max(self.read, self.compute + self.allreduce)
+
+
+def token_floor(ranks: Sequence[RankRates], blocks: int, allreduce: float) -> Floor:
+    """Of one decoded token. blocks: after how many an allreduce comes; allreduce: the seconds of each."""
+    return Floor(
+        read=max(rank.streamed / rank.read for rank in ranks),
+        compute=max(rank.weights / rank.vector for rank in ranks),
+        allreduce=blocks * allreduce,
+        memory=max(rank.weights / rank.memory for rank in ranks),
+    )
+
+
+def prompt_floor(ranks: Sequence[RankRates], tokens: int, blocks: int, allreduce: float) -> Floor:
+    """Of a prompt of so many tokens, nothing being in memory yet. allreduce: the seconds of all chunks together."""
+    return Floor(
+        read=max(rank.weights / rank.read for rank in ranks),
+        compute=max(2 * tokens * rank.elements / rank.prompt for rank in ranks),
+        allreduce=blocks * allreduce,
+        memory=max(rank.weights / rank.memory for rank in ranks),
+    )
