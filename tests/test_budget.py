@@ -6,7 +6,6 @@ import pytest
 
 from tpi_mpi.budget import plan, spread, window_size
 from tpi_mpi.errors import UserError
-from tpi_mpi.units import format_size
 
 BLOCKS = {f"block {index}": size for index, size in enumerate([30, 70] * 10 + [55, 55])}
 SIZES = list(BLOCKS.values())
@@ -57,7 +56,7 @@ def test_a_larger_budget_pins_no_less_than_a_block_fewer():
 def test_a_budget_too_small_names_the_least_that_works():
     with pytest.raises(UserError) as refusal:
         plan(BLOCKS, 169, 100)
-    assert f"the least that works here is {format_size(170)}" in str(refusal.value)
+    assert str(refusal.value).endswith("name at least 9MiB")  # 170 bytes, and what differs between runs
     assert plan(BLOCKS, 170, 100).capacity == 70
 
 

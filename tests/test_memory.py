@@ -20,9 +20,12 @@ def test_a_cgroups_limit_bounds_what_is_available(tmp_path, monkeypatch, version
     )
     (tmp_path / limit).write_text(f"{300 * 1024**2}\n")
     (tmp_path / usage).write_text(f"{200 * 1024**2}\n")
-    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {50 * 1024**2}\nactive_file 0\n")
+    mapped = "mapped_file" if version == 1 else "file_mapped"
+    stat = {"anon": 5, "inactive_file": 50 * 1024**2, "active_file": 20 * 1024**2, mapped: 20 * 1024**2}
+    (tmp_path / "memory.stat").write_text("".join(f"{key} {value}\n" for key, value in stat.items()))
     monkeypatch.setattr(memory, "_cgroup_directories", lambda: [(tmp_path, limit, usage)])
     assert memory.available() == 150 * 1024**2
+    assert memory.default_budget(1) <= 300 * 1024**2
 
 
 def test_a_cgroup_without_a_limit_does_not_count(tmp_path, monkeypatch):

@@ -58,6 +58,7 @@ DOORS = {
     "safetensors": {"weights_tools.checkpoint", "weights_tools.synth"},
     "tokenizers": {"tpi_mpi.tokenizer", "weights_tools.synth"},
     "jinja2": {"tpi_mpi.chat"},
+    "matplotlib": {"tpi_mpi.pictures"},
     "pickle": set(),
 }
 

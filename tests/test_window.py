@@ -88,10 +88,12 @@ def test_every_sweep_sees_the_bytes_that_are_stored(slab, bound, pinned):
 def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab, monkeypatch, depth, share, pins):
     order = order_of(slab)
     pinned, capacity = frozenset(order[:pins]), int(share * largest(slab))
-    arrived, most_bytes, most_blocks = {}, 0, 0
+    arrived, fetched, most_bytes, most_blocks = {}, [], 0, 0
 
     def populate(block, count, cancelled):
         nonlocal most_bytes, most_blocks
+        if block.extent.name not in arrived:
+            fetched.append(block.extent.name)
         arrived[block.extent.name] = arrived.get(block.extent.name, 0) + count
         streamed = [count for name, count in arrived.items() if name not in pinned]
         most_bytes, most_blocks = max(most_bytes, sum(streamed)), max(most_blocks, len(streamed))
@@ -105,9 +107,12 @@ def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab,
             with window.block(name):
                 assert arrived[name] == slab.blocks[name].nbytes
         once = sum(slab.blocks[name].nbytes for name in pinned)
-        streamed = sum(slab.blocks[name].nbytes for name in order) - once
-        ahead = window.bytes_fetched - once - sweeps * streamed
+        unpinned = sum(slab.blocks[name].nbytes for name in order) - once
+        ahead = window.bytes_fetched - once - sweeps * unpinned
         assert 0 <= ahead <= capacity
+    assert fetched[: len(order)] == order
+    streamed = [name for name in order if name not in pinned] * (sweeps + 1)
+    assert fetched[len(order) :] == streamed[: len(fetched) - len(order)]
     assert most_bytes <= capacity
     assert most_blocks <= (depth or len(order))
     if depth is None and pins == 0:

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tpi_mpi.errors import UserError
-from tpi_mpi.units import format_size
+from tpi_mpi.units import MIB, format_size
 
 # How finely the share of pinned bytes is searched for.
 _STEPS = 512
+# What libraries take differs by so much from run to run; the least budget named in one run should work in the next.
+_VARIATION = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,8 @@ def plan(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None =
     least = window_size(sizes, frozenset(), depth) if depth else max(sizes)
     if room >= least:
         return Plan(frozenset(), room, depth)
-    raise UserError(
-        f"a memory budget of {format_size(budget)} is too small; "
-        f"the least that works here is {format_size(fixed + least)}"
-    )
+    advice = -(-(fixed + least + _VARIATION) // MIB)
+    raise UserError(f"a memory budget of {format_size(budget)} is too small; name at least {advice}MiB")
 
 
 def spread(sizes: Sequence[int], share: float) -> Set[int]:

@@ -27,7 +27,7 @@ _REASONS = {errno.EFAULT: "the disk failed, or the file ends too early"}
 
 # A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them, and one hashed
 # while the next is read.
-_PIECE = 4 * 1024**2
+_PIECE = 8 * 1024**2
 
 _libc = ctypes.CDLL(None, use_errno=True)  # unlike mmap.madvise, a call through ctypes releases the global lock
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

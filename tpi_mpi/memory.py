@@ -59,7 +59,8 @@ def taken() -> int:
 
 def default_budget(ranks_here: int) -> int:
     """Bytes a rank may take where the user names no budget: its share of what is free, with a margin."""
-    return int(resident() + available() * (1 - _MARGIN) / ranks_here)
+    share = int(resident() + available() * (1 - _MARGIN) / ranks_here)
+    return min([share, *(limit for _, limit, _ in _limited_cgroups())])
 
 
 def _from_status(key: str) -> int | None:
@@ -83,7 +84,7 @@ def _kib_line(path: Path, key: str) -> int | None:
 
 def _cgroup_rooms() -> list[int]:
     """What is left under each memory limit that this process's cgroup and those above it set."""
-    return [max(0, limit - usage + _page_cache(directory)) for directory, limit, usage in _limited_cgroups()]
+    return [max(0, limit - usage + _reclaimable(directory)) for directory, limit, usage in _limited_cgroups()]
 
 
 def _limited_cgroups() -> list[tuple[Path, int, int]]:
@@ -115,13 +116,15 @@ def _cgroup_directories() -> Sequence[tuple[Path, str, str]]:
     return found
 
 
-def _page_cache(directory: Path) -> int:
-    """Bytes of a cgroup's memory that the kernel gives up when others need them."""
+def _reclaimable(directory: Path) -> int:
+    """Bytes of a cgroup's page cache that no process has mapped: the kernel gives them up when others need them."""
     try:
         pairs = (line.split() for line in (directory / "memory.stat").read_text().splitlines())
-        return sum(int(value) for key, value in pairs if key in ("inactive_file", "active_file"))
+        found = {key.removeprefix("total_"): int(value) for key, value in pairs}  # totals, of version 1, come last
     except OSError:
         return 0
+    cached = found.get("inactive_file", 0) + found.get("active_file", 0)
+    return max(0, cached - found.get("mapped_file", 0) - found.get("file_mapped", 0))
 
 
 def _number(path: Path) -> int | None:

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpi_mpi import command
 from tpi_mpi.arguments import Parser
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.slabs import Slab, slab_path
 from tpi_mpi.units import format_size
-from weights_tools import command
 
 
 def inspect_parser() -> Parser:

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpi_mpi import command
 from tpi_mpi.arguments import Parser
 from tpi_mpi.errors import UserError, say
 from tpi_mpi.files import copy_file
 from tpi_mpi.tokenizer import TOKENIZER_FILES
-from weights_tools import command, journal
+from weights_tools import journal
 
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 LATER_DTYPES = ("int8", "int4")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import xxhash
 
+from tpi_mpi import command
 from tpi_mpi.arguments import Parser
 from tpi_mpi.blocks import attention_name, feed_forward_name, sources_of
 from tpi_mpi.config import ModelConfig
@@ -24,7 +25,6 @@ from tpi_mpi.errors import UserError
 from tpi_mpi.files import partial_name, publish, replace_file
 from tpi_mpi.partition import Partition
 from tpi_mpi.slabs import ITEMSIZE
-from weights_tools import command
 from weights_tools.checkpoint import INDEX, PIECE, SINGLE
 from weights_tools.cut import cut
 from weights_tools.progress import bytes_bar

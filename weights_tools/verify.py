@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 import xxhash
 
+from tpi_mpi import command
 from tpi_mpi.arguments import Parser
 from tpi_mpi.blocks import EMBEDDING, TensorSpec, blocks_of
 from tpi_mpi.errors import TpiError, UserError, say
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.mapping import SlabFile
 from tpi_mpi.slabs import Slab, slab_path
-from weights_tools import command
 from weights_tools.checkpoint import Checkpoint
 from weights_tools.progress import bytes_bar
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 
+from tpi_mpi import budget
 from tpi_mpi.assembly import open_slab
 from tpi_mpi.budget import Plan, spread, window_size
 from tpi_mpi.engine import Engine, Request
@@ -69,6 +70,20 @@ def test_no_window_budget_or_allreduce_changes_a_token(run, workshop, slabs, nam
     texts = greedy(run, slabs / name / "even", prompts, plan=plan, allreduce=allreduce)
     if texts:
         assert texts == [text["token_ids"] for text in expected]
+
+
+def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop, slabs):
+    expected = zoo.referee(workshop / "zoo" / "demo")
+    prompts = [text["prompt"] for text in expected]
+    for part in range(9):
+
+        def plan(blocks: dict[str, int], part=part) -> Plan:
+            least, all_of_them = max(blocks.values()), sum(blocks.values())
+            return budget.plan(blocks, least + (all_of_them - least) * part // 8, fixed=0)
+
+        texts = greedy(run, slabs / "demo" / "even", prompts, plan=plan)
+        if texts:
+            assert texts == [text["token_ids"] for text in expected]
 
 
 def test_a_run_repeats_bit_for_bit(run, slabs):

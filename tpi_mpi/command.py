@@ -1,4 +1,4 @@
-"""What all commands of this package have in common: how they end."""
+"""How the programs that run without mpirun end."""
 
 import sys
 import traceback

@@ -1,0 +1,41 @@
+"""Draws a trace or a report of generate or bench.
+
+    python -m tpi_mpi.plot TRACE.json OUT.png [--sweep N]
+    python -m tpi_mpi.plot REPORT.json OUT.png
+
+Of a trace: the timeline of one sweep, so that one sees whether reading is hidden behind the rest, and memory over
+time against the budget. Of a report: where each rank's time and memory went. Needs matplotlib.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tpi_mpi.arguments import Parser
+from tpi_mpi.command import run
+from tpi_mpi.errors import UserError
+from tpi_mpi.files import check_writable
+from tpi_mpi.keys import Keys
+
+
+def plot_parser() -> Parser:
+    parser = Parser(prog="python -m tpi_mpi.plot", description="Draws a trace or a report.")
+    parser.add_argument("source", metavar="TRACE|REPORT", type=Path, help="written by --trace or --report")
+    parser.add_argument("out", metavar="OUT.png", type=Path, help="picture to write; its ending names the format")
+    parser.add_argument("--sweep", metavar="N", type=int, help="of a trace, draw the N-th sweep (default: the last)")
+    return parser
+
+
+def plot(arguments: Sequence[str] | None = None) -> None:
+    options = plot_parser().parse_args(arguments)
+    content = Keys.load(options.source)
+    check_writable(options.out)
+    try:
+        from tpi_mpi import pictures
+    except ImportError:
+        raise UserError("matplotlib is not installed; pip install matplotlib to draw") from None
+    pictures.save(pictures.draw(content, options.sweep), options.out)
+
+
+if __name__ == "__main__":
+    sys.exit(run(plot))
