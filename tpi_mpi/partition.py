@@ -10,9 +10,9 @@ from tpi_mpi.errors import UserError
 Bounds = tuple[int, int]
 """A half-open range, as (start, stop)."""
 
-# Feed-forward columns are dealt in groups of at most this many (256 bytes of bfloat16, so that no rank's rows of
-# down_proj begin inside another's cache line), in smaller ones where that would leave the ranks unequal.
-_COLUMN_GROUP = 128
+# Feed-forward columns are dealt in groups of at most this many (128 bytes of bfloat16, so that no rank's rows of
+# down_proj begin inside another's cache lines), in smaller ones where that would leave the ranks unequal.
+_COLUMN_GROUP = 64
 
 
 def bounds(total: int, ratios: Sequence[float], group: int = 1) -> tuple[Bounds, ...]:
@@ -66,15 +66,34 @@ class Partition:
     def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":
         """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
 
+        What is dealt is bytes: rank 0, which has the output head, gets the fewer feed-forward columns for it, so
+        that no rank waits for another to read or multiply more than its share.
+
         Raises UserError where there are more ranks than query heads or feed-forward columns, or where the ratios
         are not one positive number a rank.
         """
         ratios = tuple(ratios or (1.0,) * size)
         _check(config, size, ratios)
-        heads = bounds(config.num_attention_heads, ratios)
-        columns = bounds(config.intermediate_size, ratios, _column_group(config.intermediate_size, size))
         group = config.num_attention_heads // config.num_key_value_heads
-        return cls(heads, columns, _vocabulary_slices(config, heads[0], columns[0]), group)
+        heads = bounds(config.num_attention_heads, ratios)
+        wanted = _columns_wanted(config, ratios, [_attention_rows(config, share, group) for share in heads])
+        columns = bounds(config.intermediate_size, wanted, _column_group(config.intermediate_size, size))
+        return cls(heads, columns, _vocabulary_slices(config, heads, columns), group)
+
+
+def _attention_rows(config: ModelConfig, heads: Bounds, group: int) -> int:
+    """A rank's part of an attention block, in rows of the hidden size: queries, keys, values and output."""
+    start, stop = heads
+    return 2 * config.head_dim * (stop - start + -(-stop // group) - start // group)
+
+
+def _columns_wanted(config: ModelConfig, ratios: Sequence[float], attention: Sequence[int]) -> list[float]:
+    """Feed-forward columns, each three rows, that give every rank its share of all the rows of an average layer."""
+    head = config.vocab_size / config.num_hidden_layers
+    taken = [rows + head * (rank == 0) for rank, rows in enumerate(attention)]
+    rows = sum(taken) + 3 * config.intermediate_size
+    least = 1 / config.intermediate_size  # bounds() gives those who should have none a group
+    return [max(least, (rows * ratio / sum(ratios) - own) / 3) for ratio, own in zip(ratios, taken, strict=True)]
 
 
 def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
@@ -91,17 +110,17 @@ def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
 
 
 def _column_group(columns: int, size: int) -> int:
-    """The largest power of two that still gives every rank some sixteen groups, so that shares differ little."""
+    """The largest power of two that still gives every rank some forty groups, so that shares differ little."""
     group = _COLUMN_GROUP
-    while group > 1 and columns < 16 * size * group:
+    while group > 1 and columns < 40 * size * group:
         group //= 2
     return group
 
 
-def _vocabulary_slices(config: ModelConfig, heads: Bounds, columns: Bounds) -> tuple[Bounds, ...]:
-    """Cuts the output head into slices no larger than the largest block of rank 0's layers."""
-    attention = 2 * (heads[1] - heads[0]) * config.head_dim
-    feed_forward = 3 * (columns[1] - columns[0])
+def _vocabulary_slices(config: ModelConfig, heads: Sequence[Bounds], columns: Sequence[Bounds]) -> tuple[Bounds, ...]:
+    """Cuts the output head into slices no larger than the largest block of any rank's layers."""
+    attention = max(2 * (stop - start) * config.head_dim for start, stop in heads)
+    feed_forward = max(3 * (stop - start) for start, stop in columns)
     rows = max(attention, feed_forward)  # each as wide as the hidden states, like a row of the head
     slices = -(-config.vocab_size // rows)
     return bounds(config.vocab_size, (1.0,) * slices)
