@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, environment, run_module
 
-from tpi_mpi.blocks import EMBEDDING
 from tpi_mpi.slabs import Slab, slab_path
 from tpi_mpi.units import MIB
 
@@ -57,8 +56,8 @@ def test_the_peak_stays_under_the_budget_and_near_it(slabs, least, unbounded, mo
 
 
 def test_without_a_budget_nothing_is_fetched_twice(slabs, unbounded):
-    blocks = Slab.open(slab_path(slabs, 0)).blocks
-    assert unbounded["bytes_fetched"] == sum(block.nbytes for name, block in blocks.items() if name != EMBEDDING)
+    sweep = Slab.open(slab_path(slabs, 0)).sweep
+    assert unbounded["bytes_fetched"] == sum(block.nbytes for block in sweep.values())
     assert unbounded["pinned_blocks"] == 8 * 2 + 2
     assert unbounded["window_bytes"] == 0
 

@@ -14,7 +14,7 @@ from tpi_mpi.program import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_program(arguments, bench_parser, parse_bench, _load)
+    return run_program(arguments, bench_parser, parse_bench, _load, cold=True)
 
 
 def _load() -> Callable:

@@ -12,7 +12,6 @@ import numpy as np
 
 from tpi_mpi import probes
 from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.assembly import open_slab
 from tpi_mpi.blocks import attention_name, feed_forward_name
 from tpi_mpi.decoder import chunk_rows
 from tpi_mpi.engine import Engine, Request
@@ -29,10 +28,8 @@ from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import ACTIVITIES
 
 
-def measure(world: World, options: BenchOptions, began: float) -> None:
+def measure(world: World, slab: Slab, processors: Processors, options: BenchOptions, began: float) -> None:
     """Runs the whole benchmark and prints it. ``began``: when the program did, by ``time.perf_counter``."""
-    slab = open_slab(world, options.slabs)
-    processors = Processors(world)
     with world.agreed():
         prompt, tokens = _requests(options, slab)
         engine = Engine(world, processors, slab, options.machine, max(prompt.length, tokens.length))

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 
 from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.blocks import EMBEDDING
 from tpi_mpi.budget import Plan, plan, window_size
 from tpi_mpi.decoder import Decoder, chunk_rows
 from tpi_mpi.embedding import Embedding
@@ -72,7 +71,7 @@ class Engine:
         self.slab = slab
         self.config = slab.config
         self.timeline = Timeline(record=options.trace is not None)
-        self.blocks = {name: extent.nbytes for name, extent in slab.blocks.items() if name != EMBEDDING}
+        self.blocks = {name: extent.nbytes for name, extent in slab.sweep.items()}
         self._options = options
         self._ranks_here = processors.ranks
         self._capacity = capacity

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 
-from tpi_mpi.assembly import open_slab
 from tpi_mpi.engine import Engine
 from tpi_mpi.errors import say
 from tpi_mpi.files import check_writable, replace_file
@@ -18,13 +17,11 @@ from tpi_mpi.report import Latencies, rank_report, rank_trace, run_report, summa
 from tpi_mpi.slabs import Slab
 
 
-def generate(world: World, options: GenerateOptions, began: float) -> None:
+def generate(world: World, slab: Slab, processors: Processors, options: GenerateOptions, began: float) -> None:
     """Generates every text the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
-    slab = open_slab(world, options.slabs)
     with world.agreed():
         job = _job(options, slab) if world.is_root else None
     capacity = world.broadcast(job.capacity if job else None)
-    processors = Processors(world)
     with world.agreed():
         engine = Engine(world, processors, slab, options.machine, capacity)
     _advise(world, processors)

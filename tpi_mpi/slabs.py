@@ -91,6 +91,11 @@ class Slab:
     row_checksums: np.ndarray | None = None
 
     @property
+    def sweep(self) -> Mapping[str, BlockExtent]:
+        """The blocks that every sweep uses, in order: all but the embedding."""
+        return {name: extent for name, extent in self.blocks.items() if name != EMBEDDING}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of weights, each counted once however many blocks are links to it."""
         return sum({extent.offset: extent.nbytes for extent in self.blocks.values()}.values())

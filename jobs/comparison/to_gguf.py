@@ -1,0 +1,79 @@
+"""Writes a checkpoint of the llama family as a GGUF file of the same weights, for llama.cpp.
+
+    python jobs/comparison/to_gguf.py CHECKPOINT OUT.gguf
+
+bfloat16 matrices as they are, vectors in float32 as llama.cpp wants them; no tokenizer. Cost: one copy of the
+checkpoint. Needs the packages gguf, safetensors and torch.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from safetensors import safe_open
+
+
+def convert(checkpoint: Path, out: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    writer = gguf.GGUFWriter(out, "llama")
+    describe(writer, config)
+    sources = [(path, name) for path in sorted(checkpoint.glob("*.safetensors")) for name in names_in(path)]
+    for path, name in sources:
+        data = tensor(path, name, config)
+        kind = gguf.GGMLQuantizationType.BF16 if data.dtype == np.uint8 else gguf.GGMLQuantizationType.F32
+        target = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor_info(target, data.shape, data.dtype, data.nbytes, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for path, name in sources:
+        writer.write_tensor_data(tensor(path, name, config))
+    writer.close()
+
+
+def describe(writer: gguf.GGUFWriter, config: dict) -> None:
+    heads = config["num_attention_heads"]
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads", heads))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("none")
+
+
+def names_in(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def tensor(path: Path, name: str, config: dict) -> np.ndarray:
+    """Matrices as the bytes of bfloat16, (rows, 2 * columns); vectors as float32."""
+    with safe_open(path, "pt") as file:
+        weight = file.get_tensor(name)
+    if weight.ndim == 1:
+        return weight.float().numpy()
+    heads = config["num_attention_heads"]
+    if name.endswith("q_proj.weight"):
+        weight = interleave(weight, heads)
+    if name.endswith("k_proj.weight"):
+        weight = interleave(weight, config.get("num_key_value_heads", heads))
+    return weight.bfloat16().contiguous().view(torch.uint8).numpy()
+
+
+def interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """llama.cpp rotates neighbouring rows of a head together; transformers, row i with row i + head_dim / 2."""
+    rows, columns = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+if __name__ == "__main__":
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,69 @@
+"""Laws of the head start: only what the first sweep uses, only what the budget lets stay, and it ends in time."""
+
+import os
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tpi_mpi import head_start
+from tpi_mpi.options import MachineOptions
+from tpi_mpi.slabs import Slab, slab_path
+
+ALONE = SimpleNamespace(ranks=1)
+
+
+@pytest.fixture
+def slab(demo_slabs) -> Slab:
+    return Slab.open(slab_path(demo_slabs(2), 0))
+
+
+@pytest.fixture
+def asked(monkeypatch) -> set[int]:
+    """The bytes of the file that the system is asked to read."""
+    found = set()
+
+    def advise(descriptor, offset, length, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        found.update(range(offset, offset + length))
+        time.sleep(0.01)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(head_start, "_PIECE", 16384)
+    return found
+
+
+def run(slab: Slab, seconds: float = 10, **options) -> None:
+    began, count = time.perf_counter(), threading.active_count()
+    with head_start.head_start(slab, ALONE, MachineOptions(**options)):
+        while threading.active_count() > count and time.perf_counter() < began + seconds:
+            time.sleep(0.001)
+    assert threading.active_count() == count
+
+
+def swept(slab: Slab) -> set[int]:
+    return {at for block in slab.sweep.values() for at in range(block.offset, block.offset + block.nbytes)}
+
+
+def test_where_everything_fits_all_that_is_swept_is_read(slab, asked):
+    run(slab, memory=10**10)
+    assert asked == swept(slab)
+
+
+def test_no_more_is_read_than_the_budget_lets_stay(slab, asked):
+    room = len(swept(slab)) // 2
+    run(slab, memory=head_start._RESERVE + room)
+    assert asked < swept(slab)
+    assert room / 2 < len(asked) < room
+
+
+@pytest.mark.parametrize("options", [{"memory": 1000}, {"memory": head_start._RESERVE}, {"window": 2}])
+def test_nothing_is_read_that_might_not_stay(slab, asked, options):
+    run(slab, **options)
+    assert not asked
+
+
+def test_it_ends_with_the_block(slab, asked):
+    run(slab, seconds=0.02, memory=10**10)
+    assert 0 < len(asked) < len(swept(slab))
