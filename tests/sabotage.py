@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from tpi_mpi import generate, mapping
+from tpi_mpi import generate, pages
 from tpi_mpi.model import ModelShare
 from tpi_mpi.parallel import launched_rank
 
@@ -39,9 +39,9 @@ def after(calls: int, function, trouble):
 
 def sabotage(kind: str) -> None:
     if kind == "disk":
-        healthy, began = mapping.populate, time.monotonic()
+        healthy, began = pages.populate, time.monotonic()
         late = lambda: time.monotonic() - began > 3  # noqa: E731
-        mapping.populate = lambda *where: errno.EIO if late() else healthy(*where)
+        pages.populate = lambda *where: errno.EIO if late() else healthy(*where)
     else:
         trouble = {"memory": out_of_memory, "bug": bug, "kill": kill}[kind]
         ModelShare.feed_forward = after(60, ModelShare.feed_forward, trouble)

@@ -1,6 +1,5 @@
 """Laws of the head start: only what the first sweep uses, only what the budget lets stay, and it ends in time."""
 
-import os
 import threading
 import time
 from types import SimpleNamespace
@@ -24,12 +23,14 @@ def asked(monkeypatch) -> set[int]:
     """The bytes of the file that the system is asked to read."""
     found = set()
 
-    def advise(descriptor, offset, length, advice):
-        assert advice == os.POSIX_FADV_WILLNEED
+    def warm(descriptor, offset, length):
         found.update(range(offset, offset + length))
         time.sleep(0.01)
+        return True
 
-    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(head_start, "warm", warm)
+    monkeypatch.setattr(head_start, "readahead", lambda path: 0)
+    monkeypatch.setattr(head_start, "readahead", lambda path: 0)
     monkeypatch.setattr(head_start, "_PIECE", 16384)
     return found
 
@@ -67,3 +68,15 @@ def test_nothing_is_read_that_might_not_stay(slab, asked, options):
 def test_it_ends_with_the_block(slab, asked):
     run(slab, seconds=0.02, memory=10**10)
     assert 0 < len(asked) < len(swept(slab))
+
+
+def test_what_the_kernel_reads_around_a_block_counts(slab, asked, monkeypatch):
+    monkeypatch.setattr(head_start, "readahead", lambda path: 10**6)
+    run(slab, memory=head_start._RESERVE + len(swept(slab)))
+    assert len(asked) < len(swept(slab)) / 2
+
+
+def test_what_the_kernel_reads_around_a_block_counts(slab, asked, monkeypatch):
+    monkeypatch.setattr(head_start, "readahead", lambda path: 10**6)
+    run(slab, memory=head_start._RESERVE + len(swept(slab)))
+    assert len(asked) < len(swept(slab)) / 2

@@ -10,7 +10,7 @@ import h5py
 import pytest
 import torch
 
-from tpi_mpi import mapping
+from tpi_mpi import pages
 from tpi_mpi.blocks import EMBEDDING
 from tpi_mpi.budget import Plan
 from tpi_mpi.embedding import Embedding
@@ -172,7 +172,7 @@ def test_a_file_that_becomes_shorter_while_it_is_mapped_is_an_error_and_no_crash
 
 
 def test_without_populating_by_the_kernel_the_window_works_too(slab, monkeypatch):
-    monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EINVAL)
+    monkeypatch.setattr(pages, "populate", lambda address, length: errno.EINVAL)
     order = order_of(slab)
     with SlidingWindow(slab, order, plan_of(slab, depth=2)) as window:
         for name in order * 2:
@@ -181,7 +181,7 @@ def test_without_populating_by_the_kernel_the_window_works_too(slab, monkeypatch
 
 
 def test_a_disk_error_reaches_the_rank_that_waits(slab, monkeypatch):
-    monkeypatch.setattr(mapping, "populate", lambda address, length: errno.EIO)
+    monkeypatch.setattr(pages, "populate", lambda address, length: errno.EIO)
     order = order_of(slab)
     with (
         SlidingWindow(slab, order, plan_of(slab, depth=2)) as window,

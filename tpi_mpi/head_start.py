@@ -9,6 +9,7 @@ from tpi_mpi.budget import plan
 from tpi_mpi.errors import UserError
 from tpi_mpi.memory import default_budget
 from tpi_mpi.options import MachineOptions
+from tpi_mpi.pages import readahead, warm
 from tpi_mpi.processors import Processors
 from tpi_mpi.slabs import Slab
 from tpi_mpi.units import MIB
@@ -16,7 +17,7 @@ from tpi_mpi.units import MIB
 # Of a budget, what libraries and buffers will hardly exceed: they cannot be measured yet.
 _RESERVE = 384 * MIB
 # Asked for at once.
-_PIECE = 8 * MIB
+_PIECE = 32 * MIB
 
 
 @contextmanager
@@ -43,15 +44,15 @@ def _read(slab: Slab, budget: int, over: threading.Event) -> None:
     pieces = [(at, min(_PIECE, stop - at)) for start, stop in extents for at in range(start, stop, _PIECE)]
     descriptor = os.open(slab.path, os.O_RDONLY)
     for offset, length in pieces:
-        if over.is_set() or not hasattr(os, "posix_fadvise"):
+        if over.is_set() or not warm(descriptor, offset, length):
             break
-        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
     os.close(descriptor)
 
 
 def _staying(slab: Slab, budget: int) -> list[tuple[int, int]]:
-    """Start and stop in the file of blocks that are likely to be pinned."""
-    sizes = {name: extent.nbytes for name, extent in slab.sweep.items()}
+    """Start and stop in the file of blocks that are likely to be pinned, with what is read around them."""
+    around = readahead(slab.path)
+    sizes = {name: extent.nbytes + around for name, extent in slab.sweep.items()}
     try:
         pinned = plan(sizes, budget, _RESERVE).pinned
     except UserError:  # said, or not, when the rest of the memory is known

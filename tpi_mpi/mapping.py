@@ -1,9 +1,5 @@
-"""Blocks mapped from the slab's file: brought into memory, used in place, let go.
+"""Blocks mapped from the slab's file: brought into memory, used in place, let go."""
 
-Nothing here holds Python's global lock while it waits for the disk, so a thread can fetch while another computes.
-"""
-
-import ctypes
 import errno
 import mmap
 import os
@@ -14,33 +10,17 @@ from pathlib import Path
 import torch
 import xxhash
 
+from tpi_mpi import pages
 from tpi_mpi.errors import TpiError
 from tpi_mpi.slabs import BlockExtent
-
-# From Linux 5.14 on: reads the pages of a mapping as fast as direct I/O, at next to no processor time.
-_MADV_POPULATE_READ = 22
-_MADV_RANDOM = 1
-_MADV_DONTNEED = 4
+from tpi_mpi.units import MIB
 
 # What the system says of pages that cannot be read from the disk.
 _REASONS = {errno.EFAULT: "the disk failed, or the file ends too early"}
 
 # A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them, and one hashed
 # while the next is read.
-_PIECE = 8 * 1024**2
-
-_libc = ctypes.CDLL(None, use_errno=True)  # unlike mmap.madvise, a call through ctypes releases the global lock
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-
-
-def populate(address: int, length: int) -> int:
-    """Reads a range of mapped memory from its file; returns 0, or the error number of the system.
-
-    EINVAL means that the kernel does not know how.
-    """
-    lead = address % mmap.PAGESIZE
-    failed = _libc.madvise(address - lead, length + lead, _MADV_POPULATE_READ)
-    return ctypes.get_errno() if failed else 0
+_PIECE = 32 * MIB
 
 
 class SlabFile:
@@ -78,7 +58,7 @@ class MappedBlock:
             self._map = mmap.mmap(file.descriptor, self.nbytes, access=mmap.ACCESS_COPY, offset=self._first)
         except ValueError:
             raise self._unreadable("the file ends too early") from None
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._address = pages.address_of(self._map)
         self._arrived = 0
         self._hasher = xxhash.xxh3_64() if verify else None
         self.tensors = {tensor.name: self._view(tensor) for tensor in extent.tensors}
@@ -121,7 +101,7 @@ class MappedBlock:
             )
 
     def _read(self, start: int, stop: int) -> None:
-        code = populate(self._address + start, stop - start)
+        code = pages.populate(self._address + start, stop - start)
         if code == errno.EINVAL:
             self._read_through(start, stop)
         elif code:
@@ -129,7 +109,7 @@ class MappedBlock:
 
     def _read_through(self, start: int, stop: int) -> None:
         """Where the kernel knows no populating: fills the page cache, from which the mapping is then served."""
-        buffer = bytearray(min(stop - start, 1024**2))
+        buffer = bytearray(min(stop - start, MIB))
         position, end = self._first + start, self._first + stop
         while position < end:
             try:
@@ -145,11 +125,11 @@ class MappedBlock:
 
     def expect_random_access(self) -> None:
         """For a block that is read by rows as they are touched: the kernel should not read ahead."""
-        _libc.madvise(self._address, self.nbytes, _MADV_RANDOM)
+        pages.expect_random_access(self._address, self.nbytes)
 
     def release(self) -> None:
         """Gives the memory back: the pages of the mapping, then those of the page cache behind them."""
         self.tensors = {}
-        _libc.madvise(self._address, self.nbytes, _MADV_DONTNEED)
+        pages.discard(self._address, self.nbytes)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.descriptor, self._first, self.nbytes, os.POSIX_FADV_DONTNEED)

@@ -22,7 +22,7 @@ from tpi_mpi.units import MIB
 
 _SECONDS = 1.0
 # Ways to read directly that were the fastest on one disk or another: (bytes of a read, threads).
-_READERS = ((4 * MIB, 1), (16 * MIB, 1), (4 * MIB, 2))
+_READERS = ((4 * MIB, 1), (16 * MIB, 1), (16 * MIB, 2), (64 * MIB, 1))
 # More than processors keep in their caches.
 _OUT_OF_CACHE = 96 * MIB
 

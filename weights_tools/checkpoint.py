@@ -10,7 +10,7 @@ from tpi_mpi.blocks import sources_of
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import TpiError, UserError
 from tpi_mpi.keys import Keys
-from tpi_mpi.mapping import populate
+from tpi_mpi.pages import populate
 from tpi_mpi.partition import Partition
 
 SINGLE = "model.safetensors"
