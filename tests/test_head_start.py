@@ -30,7 +30,6 @@ def asked(monkeypatch) -> set[int]:
 
     monkeypatch.setattr(head_start, "warm", warm)
     monkeypatch.setattr(head_start, "readahead", lambda path: 0)
-    monkeypatch.setattr(head_start, "readahead", lambda path: 0)
     monkeypatch.setattr(head_start, "_PIECE", 16384)
     return found
 
@@ -68,12 +67,6 @@ def test_nothing_is_read_that_might_not_stay(slab, asked, options):
 def test_it_ends_with_the_block(slab, asked):
     run(slab, seconds=0.02, memory=10**10)
     assert 0 < len(asked) < len(swept(slab))
-
-
-def test_what_the_kernel_reads_around_a_block_counts(slab, asked, monkeypatch):
-    monkeypatch.setattr(head_start, "readahead", lambda path: 10**6)
-    run(slab, memory=head_start._RESERVE + len(swept(slab)))
-    assert len(asked) < len(swept(slab)) / 2
 
 
 def test_what_the_kernel_reads_around_a_block_counts(slab, asked, monkeypatch):

@@ -50,7 +50,7 @@ def _read(slab: Slab, budget: int, over: threading.Event) -> None:
 
 
 def _staying(slab: Slab, budget: int) -> list[tuple[int, int]]:
-    """Start and stop in the file of blocks that are likely to be pinned, with what is read around them."""
+    """Start and stop in the file of blocks that are likely to be pinned, room for what is read around them left."""
     around = readahead(slab.path)
     sizes = {name: extent.nbytes + around for name, extent in slab.sweep.items()}
     try:

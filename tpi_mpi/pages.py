@@ -7,8 +7,6 @@ import ctypes
 import mmap
 import os
 from pathlib import Path
-import os
-from pathlib import Path
 
 # From Linux 5.14 on: reads the pages of a mapping as fast as direct I/O, at next to no processor time.
 _MADV_POPULATE_READ = 22
@@ -49,16 +47,6 @@ def warm(descriptor: int, offset: int, length: int) -> bool:
     lead = offset % mmap.ALLOCATIONGRANULARITY
     with mmap.mmap(descriptor, length + lead, access=mmap.ACCESS_COPY, offset=offset - lead) as mapping:
         return populate(address_of(mapping), length + lead) == 0
-
-
-def readahead(path: Path) -> int:
-    """Bytes around a range that the kernel may read besides, where a file's filesystem tells."""
-    device = os.stat(path).st_dev
-    try:
-        kib = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
-    except OSError:
-        return 0
-    return 2 * 1024 * int(kib)  # half of it before, all of it behind, and some on the way
 
 
 def readahead(path: Path) -> int:
