@@ -7,14 +7,23 @@ from conftest import run_module
 
 from tpi_mpi.floor import RankRates, prompt_floor, token_floor
 
-FAST = RankRates(weights=800, elements=400, streamed=400, read=100.0, memory=1000.0, vector=500.0, prompt=4000.0)
-SLOW = RankRates(weights=800, elements=400, streamed=600, read=100.0, memory=800.0, vector=400.0, prompt=2000.0)
+FAST = RankRates(
+    host="a", weights=800, elements=400, streamed=400, read=100.0, memory=1000.0, vector=500.0, prompt=4000.0
+)
+SLOW = RankRates(
+    host="b", weights=800, elements=400, streamed=600, read=100.0, memory=800.0, vector=400.0, prompt=2000.0
+)
 
 
 def test_a_token_takes_as_long_as_the_slowest_ranks_reading():
     floor = token_floor([FAST, SLOW], blocks=4, allreduce=0.5)
     assert (floor.read, floor.compute, floor.allreduce, floor.memory) == (6.0, 2.0, 2.0, 1.0)
     assert floor.total == 6.0
+
+
+def test_ranks_of_one_host_share_its_disk():
+    neighbours = [RankRates(**{**vars(FAST), "host": "b", "read": 20.0}), SLOW]
+    assert token_floor([*neighbours, FAST], blocks=4, allreduce=0.5).read == 1000 / 120
 
 
 def test_or_as_computing_and_communicating_where_that_takes_longer():
@@ -53,7 +62,7 @@ def test_a_token_fetches_exactly_what_is_not_pinned(bench):
     for rank in json.loads(bench[0].stdout)["ranks"]:
         assert rank["pinned_blocks"] == 0
         assert rank["per_token"]["bytes_fetched"] == pytest.approx(rank["rates"]["streamed"], rel=0.15)
-        assert min(rank["rates"].values()) > 0
+        assert min(rate for name, rate in rank["rates"].items() if name != "host") > 0
 
 
 def test_the_table_has_a_line_for_every_rank_and_time(bench):

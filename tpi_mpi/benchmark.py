@@ -94,6 +94,7 @@ def _rates(world: World, engine: Engine, reads: Sequence[float]) -> RankRates:
     slab, layer = engine.slab, (attention_name(0), feed_forward_name(0))
     elements = sum(prod(tensor.shape) for name in engine.blocks for tensor in slab.blocks[name].tensors)
     return RankRates(
+        host=world.host,
         weights=sum(engine.blocks.values()),
         elements=elements,
         streamed=sum(nbytes for name, nbytes in engine.blocks.items() if name not in engine.plan.pinned),

@@ -3,19 +3,22 @@
 Reading goes on behind computing and communicating, so the longer of the two counts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RankRates:
-    """What one rank has to do, and how fast it can.
+    """What one rank has to do, and how fast it can while the others do it too.
 
-    weights: bytes of all its blocks. elements: numbers in them. streamed: bytes of those that are not pinned.
+    host: where it runs. weights: bytes of all its blocks. elements: numbers in them. streamed: bytes of those that
+        are not pinned.
     read, memory, vector: bytes a second that it reads from its slab, reads from memory, and multiplies with one
         row. prompt: floating-point operations a second of products with the rows of a chunk.
     """
 
+    host: str
     weights: int
     elements: int
     streamed: int
@@ -42,7 +45,7 @@ class Floor:
 def token_floor(ranks: Sequence[RankRates], blocks: int, allreduce: float) -> Floor:
     """Of one decoded token. blocks: after how many an allreduce comes; allreduce: the seconds of each."""
     return Floor(
-        read=max(rank.streamed / rank.read for rank in ranks),
+        read=_reading(ranks, [rank.streamed for rank in ranks]),
         compute=max(rank.weights / rank.vector for rank in ranks),
         allreduce=blocks * allreduce,
         memory=max(rank.weights / rank.memory for rank in ranks),
@@ -52,8 +55,17 @@ def token_floor(ranks: Sequence[RankRates], blocks: int, allreduce: float) -> Fl
 def prompt_floor(ranks: Sequence[RankRates], tokens: int, blocks: int, allreduce: float) -> Floor:
     """Of a prompt of so many tokens, nothing being in memory yet. allreduce: the seconds of all chunks together."""
     return Floor(
-        read=max(rank.weights / rank.read for rank in ranks),
+        read=_reading(ranks, [rank.weights for rank in ranks]),
         compute=max(2 * tokens * rank.elements / rank.prompt for rank in ranks),
         allreduce=blocks * allreduce,
         memory=max(rank.weights / rank.memory for rank in ranks),
     )
+
+
+def _reading(ranks: Sequence[RankRates], amounts: Sequence[int]) -> float:
+    """Seconds until all have read their bytes: ranks of one host share its disk, and what one leaves others get."""
+    amount, rate = Counter(), Counter()
+    for rank, nbytes in zip(ranks, amounts, strict=True):
+        amount[rank.host] += nbytes
+        rate[rank.host] += rank.read
+    return max(amount[host] / rate[host] for host in rate)

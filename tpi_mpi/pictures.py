@@ -98,7 +98,7 @@ def _draw_sweep(axes, events: Sequence[Event], start: float, stop: float) -> Non
         axes.broken_barh(bars, (row + 0.1, 0.8), color=_COLOURS[activity], edgecolor="white", linewidth=0.3)
         labels.append(f"rank {rank} {activity}")
     axes.set_yticks([row + 0.5 for row in range(len(labels))], labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels), 0)
     axes.set_xlim(0, (stop - start) / 1e3)
     axes.set_xlabel("milliseconds of one sweep")
 

@@ -72,7 +72,9 @@ def gguf(python: Path, checkpoint: Path, target: Path) -> Path:
 
 
 def split(checkpoint: Path, slabs: Path, ranks: int) -> Path:
-    subprocess.run([sys.executable, "-m", "weights_tools.split", checkpoint, slabs, "--ranks", str(ranks)], check=True)
+    if not (slabs / "manifest.json").exists():
+        command = [sys.executable, "-m", "weights_tools.split", checkpoint, slabs, "--ranks", str(ranks)]
+        subprocess.run(command, check=True)
     return slabs
 
 
