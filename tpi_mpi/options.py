@@ -6,7 +6,7 @@ from pathlib import Path
 from tpi_mpi.errors import UserError
 
 DEFAULT_NEW_TOKENS = 256
-ALLREDUCES = ("star", "mpi")
+ALLREDUCES = ("star", "direct", "reduce-scatter", "mpi")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tpi_mpi import budget
 from tpi_mpi.assembly import open_slab
 from tpi_mpi.budget import Plan, spread, window_size
 from tpi_mpi.engine import Engine, Request
-from tpi_mpi.options import MachineOptions, SamplingOptions
+from tpi_mpi.options import ALLREDUCES, MachineOptions, SamplingOptions
 
 
 class PlannedEngine(Engine):
@@ -57,7 +57,7 @@ def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, sla
 
 
 @pytest.mark.parametrize("name", ["llama", "demo"])
-@pytest.mark.parametrize("allreduce", ["star", "mpi"])
+@pytest.mark.parametrize("allreduce", ALLREDUCES)
 @pytest.mark.parametrize(("depth", "share"), [(1, 0), (2, 0), (None, 0), (1, 0.5), (None, 0.8), (None, 1)])
 def test_no_window_budget_or_allreduce_changes_a_token(run, workshop, slabs, name, allreduce, depth, share):
     def plan(blocks: dict[str, int]) -> Plan:
