@@ -24,6 +24,9 @@ from tpi_mpi.steps import Steps
 from tpi_mpi.timeline import Timeline
 from tpi_mpi.window import SlidingWindow
 
+# Hidden states that travel in one message with the header of a step: those of a token, and a few more.
+_ROWS_WITH_HEADER = 8
+
 
 @dataclass(frozen=True)
 class Token:
@@ -96,7 +99,7 @@ class Engine:
                 self._embedding = stack.enter_context(Embedding(self.slab))
                 progress = SweepProgress(self.blocks, lambda: self.window.bytes_fetched)
             cache = self._model.new_cache(self._capacity, self._dtype)
-            steps = Steps(comm, width)
+            steps = Steps(comm, width, min(_ROWS_WITH_HEADER, self._chunk))
             self._decoder = Decoder(
                 self._model, self.window, cache, allreduce, steps, self.timeline, progress, self._chunk
             )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 
 from tpi_mpi.errors import TpiError, UserError, say
+from tpi_mpi.units import MIB
 from tpi_mpi.waiting import sharpen_naps, wait
 
 ROOT = 0
@@ -140,6 +141,8 @@ def launched_rank() -> int:
 def _start_mpi():
     # Open MPI's one-sided libfabric transport, which nothing here uses, takes a second to look for devices.
     os.environ.setdefault("OMPI_MCA_btl", "^ofi")
+    # Over TCP it asks before it sends more than 64 KiB, which takes two latencies; hidden states may be larger.
+    os.environ.setdefault("OMPI_MCA_btl_tcp_eager_limit", str(MIB))
     # Nor is numpy's linear algebra used: its threads would be started, and fed, for nothing.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

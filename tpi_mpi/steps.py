@@ -1,4 +1,4 @@
-"""What rank 0 tells the others before each sweep: a small header, and the hidden states to start from."""
+"""What rank 0 tells the others before each sweep: what it is, and the hidden states to start from."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from tpi_mpi.waiting import wait
 
 _TAG = 2
 _STOP, _FORWARD = 0, 1
+_HEADER_BYTES = 3 * 8
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,42 @@ class Step:
 class Steps:
     """The steps' way from rank 0 to all others, point to point.
 
-    rank 0 ── header (operation, start, count) ──▶ every other rank
-           ── hidden states (count, width) ──────▶ every other rank, unless the operation is to stop
+    rank 0 ── header (operation, start, count), first hidden states ──▶ every other rank
+           ── the hidden states that are left (rows, width) ──────────▶ every other rank
+
+    first_rows: hidden states that travel with the header; after them comes a second message, if any are left.
     """
 
-    def __init__(self, comm, width: int):
+    def __init__(self, comm, width: int, first_rows: int):
         self._comm = comm
-        self._width = width
         self._others = range(1, comm.Get_size())
+        self._message = np.empty(_HEADER_BYTES + 4 * first_rows * width, dtype=np.uint8)
+        self._header = self._message[:_HEADER_BYTES].view(np.int64)
+        self._first = torch.from_numpy(self._message[_HEADER_BYTES:].view(np.float32)).view(first_rows, width)
 
     def send(self, step: Step, hidden: torch.Tensor) -> None:
         """From rank 0; hidden: (count, width) in float32."""
-        self._send([np.array([_FORWARD, step.start, step.count]), hidden.numpy()])
+        first, rest = hidden[: len(self._first)], hidden[len(self._first) :]
+        self._first[: len(first)] = first
+        self._header[:] = _FORWARD, step.start, step.count
+        self._send([self._message[: _HEADER_BYTES + first.nbytes], *([rest.numpy()] if len(rest) else [])])
 
     def stop(self) -> None:
         """From rank 0: there are no more steps."""
-        self._send([np.array([_STOP, 0, 0])])
+        self._header[:] = _STOP, 0, 0
+        self._send([self._message[:_HEADER_BYTES]])
 
     def receive(self) -> tuple[Step, torch.Tensor] | None:
         """On the other ranks: the next step and its hidden states, or None when there are no more."""
-        header = np.empty(3, dtype=np.int64)
-        wait([self._comm.Irecv(header, ROOT, _TAG)])
-        operation, start, count = header.tolist()
+        wait([self._comm.Irecv(self._message, ROOT, _TAG)])
+        operation, start, count = self._header.tolist()
         if operation == _STOP:
             return None
-        hidden = torch.empty(count, self._width)
-        wait([self._comm.Irecv(hidden.numpy(), ROOT, _TAG)])
+        hidden = torch.empty(count, self._first.shape[1])
+        first, rest = hidden[: len(self._first)], hidden[len(self._first) :]
+        first[:] = self._first[: len(first)]
+        if len(rest):
+            wait([self._comm.Irecv(rest.numpy(), ROOT, _TAG)])
         return Step(start, count), hidden
 
     def _send(self, messages: list[np.ndarray]) -> None:

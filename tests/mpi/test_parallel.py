@@ -74,8 +74,9 @@ def test_threads_are_shared_and_never_more_than_processors(world, processors):
         processors.threads(999)
 
 
-def test_steps_arrive_in_order_and_end(world, together):
-    steps = Steps(world.comm, width=6)
+@pytest.mark.parametrize("first_rows", [1, 4, 5, 512])
+def test_steps_arrive_in_order_and_end(world, together, first_rows):
+    steps = Steps(world.comm, 6, first_rows)
     sent = [(Step(0, 5), 1.0), (Step(5, 1), 2.0), (Step(6, 300), 3.0)]
     if world.is_root:
         for step, value in sent:
