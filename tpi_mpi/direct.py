@@ -7,7 +7,7 @@ rank 2 ── partial ──▶ ranks 3, 0, 1      rank 2: 0+1+2+3
 
 import torch
 
-from tpi_mpi.requests import Requests, others, start
+from tpi_mpi.requests import Requests, add_up, others, start, with_own
 from tpi_mpi.waiting import wait
 
 _TAG = 1
@@ -38,11 +38,7 @@ class DirectAllreduce:
         start(receives)
         self._partials[own, :rows] = partial
         start(sends)
-        arriving, total = iter(receives), self._total[:rows]
-        for rank, other in enumerate(self._partials):
-            if rank != own:
-                wait([next(arriving)])
-            (total.add_ if rank else total.copy_)(other[:rows])
+        total = add_up(self._total[:rows], self._partials[:, :rows], with_own(receives, own))
         wait(sends)
         return total
 

@@ -8,7 +8,7 @@ rank 2 ◀── part 2 of every partial    rank 2 ── sum of part 2 ──�
 import torch
 
 from tpi_mpi.partition import bounds
-from tpi_mpi.requests import Requests, others, start
+from tpi_mpi.requests import Requests, add_up, others, start, with_own
 from tpi_mpi.waiting import wait
 
 _TAG_PART, _TAG_SUM = 1, 3
@@ -53,19 +53,13 @@ class ReduceScatterAllreduce:
         start([*receives, *sum_receives])
         self._own[: rows * self._width].view(rows, self._width)[:] = partial
         start(sends)
-        self._add(receives, *self._bounds(rows)[rank])
+        first, last = self._bounds(rows)[rank]
+        parts = [part[: last - first] for part in self._parts]
+        parts[rank] = self._own[first:last]
+        add_up(self._total[first:last], parts, with_own(receives, rank))
         start(sum_sends)
         wait([*sum_receives, *sends, *sum_sends])
         return self._total[: rows * self._width].view(rows, self._width)
-
-    def _add(self, receives: list, first: int, last: int) -> None:
-        """Adds this rank's part of every partial up, in rank order, as they arrive."""
-        arriving, total, own = iter(receives), self._total[first:last], self._comm.Get_rank()
-        for rank, part in enumerate(self._parts):
-            if rank != own:
-                wait([next(arriving)])
-            addend = self._own[first:last] if rank == own else part[: last - first]
-            (total.add_ if rank else total.copy_)(addend)
 
     def free(self) -> None:
         self._requests.free()

@@ -8,7 +8,7 @@ rank 3 ── partial ──▶ ┘                └── sum ──▶ rank 
 import torch
 
 from tpi_mpi.parallel import ROOT
-from tpi_mpi.requests import Requests, start
+from tpi_mpi.requests import Requests, add_up, start, with_own
 from tpi_mpi.waiting import wait
 
 _TAG = 1
@@ -51,10 +51,8 @@ class _Centre:
 
     def sum(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
         start(receives)
-        total = self._total[: len(partial)].copy_(partial)
-        for receive, other in zip(receives, self._partials, strict=True):
-            wait([receive])
-            total += other[: len(partial)]
+        addends = [partial, *(other[: len(partial)] for other in self._partials)]
+        total = add_up(self._total[: len(partial)], addends, with_own(receives, ROOT))
         start(sends)
         wait(sends)
         return total
