@@ -16,13 +16,12 @@ from tpi_mpi.blocks import attention_name, feed_forward_name
 from tpi_mpi.decoder import chunk_rows
 from tpi_mpi.engine import Engine, Request
 from tpi_mpi.errors import UserError
-from tpi_mpi.files import check_writable, replace_file
 from tpi_mpi.floor import Floor, RankRates, prompt_floor, token_floor
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.options import BenchOptions, SamplingOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
-from tpi_mpi.report import Latencies, rank_report, rank_trace, run_report, trace
+from tpi_mpi.report import Latencies, check_outputs, rank_report, rank_trace, run_report, write_outputs
 from tpi_mpi.scoreboard import scoreboard
 from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import ACTIVITIES
@@ -31,9 +30,11 @@ from tpi_mpi.timeline import ACTIVITIES
 def measure(world: World, slab: Slab, processors: Processors, options: BenchOptions, began: float) -> None:
     """Runs the whole benchmark and prints it. ``began``: when the program did, by ``time.perf_counter``."""
     with world.agreed():
+        if world.is_root:  # whose files they are
+            check_outputs(options.machine)
         prompt, tokens = _requests(options, slab)
         engine = Engine(world, processors, slab, options.machine, max(prompt.length, tokens.length))
-    reads = [probes.read_rate(world, slab, list(engine.blocks))]
+    reads = [probes.read_rate(world, slab)]
     probes.drop_from_cache(slab)
     latencies, decoded = Latencies(), Latencies()
     with engine:
@@ -42,22 +43,18 @@ def measure(world: World, slab: Slab, processors: Processors, options: BenchOpti
         decode = _phase(engine, tokens, decoded)
         own = rank_report(engine) | {"per_token": decode.per_token(tokens.sampling.max_new_tokens)}
         traces = world.gather(rank_trace(engine))
-    reads.append(probes.read_rate(world, slab, list(engine.blocks)))
+    reads.append(probes.read_rate(world, slab))
     rates = _rates(world, engine, reads)
     allreduce = _allreduce_seconds(world, engine, options)
     ranks = world.gather(own | {"rates": asdict(rates)})
     if world.is_root:
         latencies.later = decoded.later
         run = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
-        _publish(options, run | _floors(options, engine, ranks, allreduce))
-        if options.machine.trace:
-            replace_file(options.machine.trace, json.dumps(trace(traces)) + "\n")
+        _publish(options, run | _floors(options, engine, ranks, allreduce), traces)
 
 
 def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
     """A prompt of random tokens, and one of a single token that is continued. No token ends them."""
-    for path in filter(None, (options.machine.report, options.machine.trace)):
-        check_writable(path)
     context = slab.config.context_length
     for name, length in (("--prompt-tokens", options.prompt_tokens), ("--new-tokens", options.new_tokens + 1)):
         if length > context:
@@ -140,14 +137,12 @@ def _rounded(floor: Floor) -> dict[str, float]:
     return {"total_s": round(floor.total, 6), **parts}
 
 
-def _publish(options: BenchOptions, report: dict) -> None:
+def _publish(options: BenchOptions, report: dict, traces: Sequence[dict]) -> None:
     ttft, tpot = report["ttft_s"], report["tpot_s"]["median"]
     report["ratio"] = {
         "ttft": round(ttft / report["floor"]["ttft"]["total_s"], 3),
         "tpot": round(tpot / report["floor"]["tpot"]["total_s"], 3),
     }
     sys.stderr.write("".join(f"{line}\n" for line in scoreboard(report)))
-    text = json.dumps(report, indent=2)
-    print(text, flush=True)
-    if options.machine.report:
-        replace_file(options.machine.report, text + "\n")
+    print(json.dumps(report, indent=2), flush=True)
+    write_outputs(options.machine, report, traces)

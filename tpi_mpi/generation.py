@@ -1,19 +1,17 @@
 """One run of generate, on every rank: slab, job, engine, report."""
 
-import json
 import os
 import sys
 import time
 
 from tpi_mpi.engine import Engine
 from tpi_mpi.errors import say
-from tpi_mpi.files import check_writable, replace_file
 from tpi_mpi.job import Job
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.options import GenerateOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
-from tpi_mpi.report import Latencies, rank_report, rank_trace, run_report, summary, trace
+from tpi_mpi.report import Latencies, check_outputs, rank_report, rank_trace, run_report, summary, write_outputs
 from tpi_mpi.slabs import Slab
 
 
@@ -36,8 +34,7 @@ def generate(world: World, slab: Slab, processors: Processors, options: Generate
 
 def _job(options: GenerateOptions, slab: Slab) -> Job:
     """On rank 0: the texts to continue. What would fail only at the end of a long run is found here."""
-    for path in filter(None, (options.machine.report, options.machine.trace)):
-        check_writable(path)
+    check_outputs(options.machine)
     return Job(options, slab.config)
 
 
@@ -68,7 +65,4 @@ def _report(world: World, options: GenerateOptions, engine: Engine, latencies: L
         return
     report = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
     say(summary(report))
-    if options.machine.report:
-        replace_file(options.machine.report, json.dumps(report, indent=2) + "\n")
-    if options.machine.trace:
-        replace_file(options.machine.trace, json.dumps(trace(traces)) + "\n")
+    write_outputs(options.machine, report, traces)

@@ -27,13 +27,13 @@ _READERS = ((4 * MIB, 1), (16 * MIB, 1), (16 * MIB, 2), (64 * MIB, 1))
 _OUT_OF_CACHE = 96 * MIB
 
 
-def read_rate(world: World, slab: Slab, blocks: Sequence[str]) -> float:
+def read_rate(world: World, slab: Slab) -> float:
     """Bytes a second that a plain reader gets of this rank's slab: the best of a few, each on all ranks at once.
 
     Reads directly into huge pages that were touched beforehand, so that neither the page cache nor page faults
     cost anything. On filesystems without direct reads, through the page cache, from which the file is dropped first.
     """
-    extents = [slab.blocks[name] for name in blocks]
+    extents = list(slab.sweep.values())
     drop_from_cache(slab)
     rates = []
     for index, (piece, threads) in enumerate(_READERS):

@@ -1,12 +1,15 @@
 """What a run took: measured on every rank, put together on rank 0."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median, quantiles
 
 import torch
 
 from tpi_mpi.engine import Engine, Token
+from tpi_mpi.files import check_writable, replace_file
 from tpi_mpi.memory import peak_rss
+from tpi_mpi.options import MachineOptions
 from tpi_mpi.timeline import ACTIVITIES, trace_events
 from tpi_mpi.units import format_size
 
@@ -93,6 +96,20 @@ def trace(ranks: Sequence[dict]) -> dict:
     """All ranks' spans as one Chrome trace-event object."""
     events = [event for rank, own in enumerate(ranks) for event in trace_events(rank, own)]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def check_outputs(options: MachineOptions) -> None:
+    """On rank 0, before any work: raises UserError where the report or the trace could not be written at its end."""
+    for path in filter(None, (options.report, options.trace)):
+        check_writable(path)
+
+
+def write_outputs(options: MachineOptions, report: dict, traces: Sequence[dict]) -> None:
+    """On rank 0: writes the files that were asked for."""
+    if options.report:
+        replace_file(options.report, json.dumps(report, indent=2) + "\n")
+    if options.trace:
+        replace_file(options.trace, json.dumps(trace(traces)) + "\n")
 
 
 def _median(values: list[float]) -> float | None:
