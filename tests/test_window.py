@@ -39,7 +39,7 @@ def no_thread_stays():
 
 
 def order_of(slab: Slab) -> list[str]:
-    return [name for name in slab.blocks if name != EMBEDDING]
+    return list(slab.sweep)
 
 
 def stored(slab: Slab, name: str) -> dict[str, bytes]:

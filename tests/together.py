@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tpi_mpi.blocks import EMBEDDING, attention_name, feed_forward_name, head_name
+from tpi_mpi.blocks import attention_name, feed_forward_name, head_name
 from tpi_mpi.embedding import Embedding
 from tpi_mpi.mapping import SlabFile
 from tpi_mpi.model import ModelShare
@@ -27,7 +27,7 @@ class Together:
         self.caches = [model.new_cache(capacity, dtype) for model in self.models]
         self.embedding = self._stack.enter_context(Embedding(self.slabs[0]))
         self.weights = [
-            {name: file.map(extent).tensors for name, extent in slab.blocks.items() if name != EMBEDDING}
+            {name: file.map(extent).tensors for name, extent in slab.sweep.items()}
             for slab, file in zip(self.slabs, self.files, strict=True)
         ]
 

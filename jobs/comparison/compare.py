@@ -14,12 +14,13 @@ Edit: KEEP, what Accelerate is told to keep in memory: the most that helps it.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+
+from baseline import drop_from_page_cache
 
 HERE = Path(__file__).parent
 KEEP = "2GiB"
@@ -81,8 +82,7 @@ def split(checkpoint: Path, slabs: Path, ranks: int) -> Path:
 def ours(slabs: Path, options: argparse.Namespace) -> dict:
     each, work = options.memory // options.ranks, options.work
     (work / "prompt.jsonl").write_text(json.dumps({"id": 0, "prompt_token_ids": PROMPT}) + "\n")
-    for path in slabs.iterdir():
-        drop_from_page_cache(path)
+    drop_from_page_cache(slabs)
     command = ["mpirun", "-np", str(options.ranks), "--bind-to", "none", "--map-by", ":oversubscribe"]
     command += [*limited(each), sys.executable, "-m", "tpi_mpi.generate", slabs, "--memory", f"{each}MiB"]
     command += ["--prompts", work / "prompt.jsonl", "--output", work / "answer.jsonl"]
@@ -109,13 +109,6 @@ def theirs(python: Path, program: str, model: Path, options: argparse.Namespace)
 
 def limited(mib: int) -> Sequence[str]:
     return [str(HERE / "limited.sh"), f"{mib}M"]
-
-
-def drop_from_page_cache(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
 
 
 def table(results: Sequence[dict]) -> Sequence[str]:

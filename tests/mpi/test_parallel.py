@@ -1,9 +1,12 @@
 """Laws of the ranks as one program: they tell each other the truth, and stop together."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from tpi_mpi import parallel
 from tpi_mpi.errors import TpiError, UserError
 from tpi_mpi.parallel import Stopped
 from tpi_mpi.steps import Step, Steps
@@ -88,3 +91,13 @@ def test_steps_arrive_in_order_and_end(world, together, first_rows):
         assert received == step
         assert np.array_equal(hidden.numpy(), np.full((step.count, 6), value, dtype=np.float32))
     assert steps.receive() is None
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, str(1024**2)), ("4096", "4096")])
+def test_open_mpi_sends_hidden_states_without_asking_unless_told_otherwise(world, monkeypatch, given, used):
+    name = "OMPI_MCA_btl_tcp_eager_limit"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    parallel._start_mpi()
+    assert os.environ[name] == used
