@@ -4,18 +4,24 @@ from typing import Protocol
 
 import torch
 
+from tpi_mpi.auto import AutoAllreduce
 from tpi_mpi.direct import DirectAllreduce
+from tpi_mpi.parallel import World
 from tpi_mpi.reduce_scatter import ReduceScatterAllreduce
 from tpi_mpi.star import StarAllreduce
+from tpi_mpi.wire import Wire
 
 
 class Allreduce(Protocol):
-    """What the decoder needs of an algorithm, which is made for one communicator and called once a block.
+    """What the decoder needs of an algorithm, which is made by all ranks together and called once a block.
 
     width: columns of every partial. most_rows: the most rows of any.
     """
 
-    def __init__(self, comm, width: int, most_rows: int): ...
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int): ...
+
+    def expect(self, rows: int) -> None:
+        """The next partial will have so many rows; its receives can be posted. May be left out."""
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' partials (T, width) in float32. Valid until the next call."""
@@ -25,10 +31,13 @@ class Allreduce(Protocol):
 
 
 class MpiAllreduce:
-    """``MPI_Allreduce`` as the MPI library does it."""
+    """``MPI_Allreduce`` as the MPI library does it, in float32 whatever the wire."""
 
-    def __init__(self, comm, width: int, most_rows: int):
-        self._comm = comm
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        self._comm = world.comm
+
+    def expect(self, rows: int) -> None:
+        pass
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         from mpi4py import MPI
@@ -45,5 +54,6 @@ ALGORITHMS: dict[str, type[Allreduce]] = {
     "star": StarAllreduce,
     "direct": DirectAllreduce,
     "reduce-scatter": ReduceScatterAllreduce,
+    "auto": AutoAllreduce,
     "mpi": MpiAllreduce,
 }

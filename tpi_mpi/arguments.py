@@ -11,6 +11,7 @@ from tpi_mpi.options import (
     DEFAULT_NEW_TOKENS,
     MACHINE_KEYS,
     SAMPLING_KEYS,
+    WIRES,
     BenchOptions,
     GenerateOptions,
     MachineOptions,
@@ -101,6 +102,13 @@ def _add_machine(group) -> None:
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
     add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
     add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
+    add("--wire", choices=WIRES, default="float32", help="what partial results are sent as (default: float32)")
+    add(
+        "--overlap",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="add up a chunk of a prompt while the next is computed (default: yes)",
+    )
     add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

@@ -13,7 +13,7 @@ import numpy as np
 from tpi_mpi import probes
 from tpi_mpi.allreduce import ALGORITHMS
 from tpi_mpi.blocks import attention_name, feed_forward_name
-from tpi_mpi.decoder import chunk_rows
+from tpi_mpi.decoder import chunk_rows, chunk_sizes
 from tpi_mpi.engine import Engine, Request
 from tpi_mpi.errors import UserError
 from tpi_mpi.floor import Floor, RankRates, prompt_floor, token_floor
@@ -25,6 +25,7 @@ from tpi_mpi.report import Latencies, check_outputs, rank_report, rank_trace, ru
 from tpi_mpi.scoreboard import scoreboard
 from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import ACTIVITIES
+from tpi_mpi.wire import wire
 
 
 def measure(world: World, slab: Slab, processors: Processors, options: BenchOptions, began: float) -> None:
@@ -104,25 +105,26 @@ def _rates(world: World, engine: Engine, reads: Sequence[float]) -> RankRates:
 
 def _allreduce_seconds(world: World, engine: Engine, options: BenchOptions) -> dict[int, float]:
     """Seconds of an allreduce, by rows: of a token, of a full chunk of the prompt, and of its last one."""
-    width, chunk = engine.config.hidden_size, chunk_rows(engine.config.hidden_size)
-    allreduce = ALGORITHMS[options.machine.allreduce](world.comm, width, chunk)
-    rows = sorted({1, *_chunks(options.prompt_tokens, chunk)})
+    width = engine.config.hidden_size
+    rows = sorted({1, *_chunks(options, engine)})
+    allreduce = ALGORITHMS[options.machine.allreduce](world, wire(options.machine.wire), width, rows[-1])
     seconds = {count: probes.allreduce_seconds(world, allreduce, count, width) for count in rows}
     allreduce.free()
     return seconds
 
 
-def _chunks(tokens: int, chunk: int) -> list[int]:
-    return [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
+def _chunks(options: BenchOptions, engine: Engine) -> list[int]:
+    return chunk_sizes(options.prompt_tokens, chunk_rows(engine.config.hidden_size), engine.overlap)
 
 
 def _floors(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allreduce: dict[int, float]) -> dict:
     """The floors, and how far the measured times are above them."""
     rates = [RankRates(**rank["rates"]) for rank in ranks]
     blocks = 2 * engine.config.num_hidden_layers
-    chunks = _chunks(options.prompt_tokens, chunk_rows(engine.config.hidden_size))
     floors = {
-        "ttft": prompt_floor(rates, options.prompt_tokens, blocks, sum(allreduce[rows] for rows in chunks)),
+        "ttft": prompt_floor(
+            rates, options.prompt_tokens, blocks, sum(allreduce[rows] for rows in _chunks(options, engine))
+        ),
         "tpot": token_floor(rates, blocks, allreduce[1]),
     }
     return {

@@ -7,40 +7,38 @@ rank 2 ── partial ──▶ ranks 3, 0, 1      rank 2: 0+1+2+3
 
 import torch
 
-from tpi_mpi.requests import Requests, add_up, others, start, with_own
+from tpi_mpi.exchange import Exchange
+from tpi_mpi.parallel import World
+from tpi_mpi.requests import start
 from tpi_mpi.waiting import wait
+from tpi_mpi.wire import Wire
 
 _TAG = 1
 
 
-class DirectAllreduce:
-    """Every rank receives every partial and adds them in rank order, as the star does: the sum is bitwise the same.
+class DirectAllreduce(Exchange):
+    """Every rank receives every partial and adds them in rank order, as the star does.
 
     One latency, and size - 1 messages each way on every link: the fastest where messages are small.
     """
 
-    def __init__(self, comm, width: int, most_rows: int):
-        self._comm = comm
-        self._partials = torch.empty(comm.Get_size(), most_rows, width)  # this rank's own among them
-        self._total = torch.empty(most_rows, width)
-        self._requests = Requests(self._build)
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        super().__init__(world, wire, width, most_rows)
+        self._messages = self.messages(self.size)  # this rank's own among them
+        self._message = self.messages()
+        self._total = torch.empty(self.most)
 
-    def _build(self, rows: int) -> tuple[list, list]:
-        """Receives in rank order, then sends."""
-        buffers = [partial[:rows].numpy() for partial in self._partials]
-        ranks, own = others(self._comm), buffers[self._comm.Get_rank()]
-        receives = [self._comm.Recv_init(buffers[rank], rank, _TAG) for rank in sorted(ranks)]
-        return receives, [self._comm.Send_init(own, rank, _TAG) for rank in ranks]
+    def build(self, count: int) -> tuple[list, list]:
+        buffers = self._messages[:, : self.wire.nbytes(count)].numpy()
+        receives = [self.comm.Recv_init(buffers[rank], rank, _TAG) for rank in sorted(self.others())]
+        return receives, [self.comm.Send_init(buffers[self.rank], rank, _TAG) for rank in self.others()]
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        rows, own = len(partial), self._comm.Get_rank()
-        receives, sends = self._requests.of(rows)
-        start(receives)
-        self._partials[own, :rows] = partial
+    def run(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
+        count = partial.numel()
+        nbytes = self.wire.nbytes(count)
+        messages, message = self._messages[:, :nbytes], self._message[:nbytes]
+        self.wire.write(partial, messages[self.rank])
         start(sends)
-        total = add_up(self._total[:rows], self._partials[:, :rows], with_own(receives, own))
+        self.wire.write(self.add_up(self._total[:count], messages, receives), message)
         wait(sends)
-        return total
-
-    def free(self) -> None:
-        self._requests.free()
+        return self.wire.read(message, count).float()

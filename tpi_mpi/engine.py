@@ -20,9 +20,12 @@ from tpi_mpi.progress import NoProgress, SweepProgress
 from tpi_mpi.rehearsal import rehearse
 from tpi_mpi.sampling import Sampler, log_probability
 from tpi_mpi.slabs import Slab
+from tpi_mpi.star import StarReduce
 from tpi_mpi.steps import Steps
+from tpi_mpi.summing import Summing
 from tpi_mpi.timeline import Timeline
 from tpi_mpi.window import SlidingWindow
+from tpi_mpi.wire import wire
 
 # Hidden states that travel in one message with the header of a step: those of a token, and a few more.
 _ROWS_WITH_HEADER = 8
@@ -76,6 +79,7 @@ class Engine:
         self.timeline = Timeline(record=options.trace is not None)
         self.blocks = {name: extent.nbytes for name, extent in slab.sweep.items()}
         self._options = options
+        self.overlap = options.overlap and world.size > 1
         self._ranks_here = processors.ranks
         self._capacity = capacity
         self._chunk = min(chunk_rows(slab.config.hidden_size), capacity)
@@ -83,25 +87,35 @@ class Engine:
         self._dtype = getattr(torch, slab.dtype)
 
     def __enter__(self) -> "Engine":
-        comm, width = self.world.comm, self.config.hidden_size
+        width, options = self.config.hidden_size, self._options
         with ExitStack() as stack:
-            allreduce = ALGORITHMS[self._options.allreduce](comm, width, self._chunk)
-            stack.callback(allreduce.free)
-            rehearse(self.slab, self._model, allreduce, self._chunk)
+            self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self._chunk)
+            stack.callback(self.allreduce.free)
+            rehearse(self.slab, self._model, self.allreduce, self._chunk)
+            reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
+            stack.callback(reduce.free)
             with self.world.agreed():
                 self.plan = self._plan()
             self.timeline.reset()  # at the same moment on every rank
             self.window = stack.enter_context(SlidingWindow(self.slab, self.blocks, self.plan, self.timeline))
-            if self._options.trace:
+            if options.trace:
                 stack.enter_context(sampled(self.timeline.sample))
             progress: SweepProgress | NoProgress = NoProgress()
             if self.world.is_root:
                 self._embedding = stack.enter_context(Embedding(self.slab))
                 progress = SweepProgress(self.blocks, lambda: self.window.bytes_fetched)
             cache = self._model.new_cache(self._capacity, self._dtype)
-            steps = Steps(comm, width, min(_ROWS_WITH_HEADER, self._chunk))
             self._decoder = Decoder(
-                self._model, self.window, cache, allreduce, steps, self.timeline, progress, self._chunk
+                self._model,
+                self.window,
+                cache,
+                stack.enter_context(Summing(self.allreduce, self.timeline)),
+                reduce,
+                Steps(self.world.comm, width, min(_ROWS_WITH_HEADER, self._chunk)),
+                self.timeline,
+                progress,
+                self._chunk,
+                self.overlap,
             )
             self._resources = stack.pop_all()
         return self

@@ -73,7 +73,7 @@ class ModelShare:
         config = self.config
         chunk = min(length, chunk)
         whole = 2 * length * config.hidden_size  # the hidden states, and their copy on its way to the others
-        projected = chunk * (4 * config.hidden_size + 3 * self.columns + 6 * self.heads * config.head_dim)
+        projected = chunk * (6 * config.hidden_size + 3 * self.columns + 6 * self.heads * config.head_dim)
         widened = 2 * self.kv_heads * length * config.head_dim  # keys and values in float32
         return 4 * (whole + projected + widened + chunk * length + config.vocab_size)
 

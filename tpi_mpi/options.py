@@ -6,7 +6,8 @@ from pathlib import Path
 from tpi_mpi.errors import UserError
 
 DEFAULT_NEW_TOKENS = 256
-ALLREDUCES = ("star", "direct", "reduce-scatter", "mpi")
+ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
+WIRES = ("float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,25 @@ class MachineOptions:
 
     memory: peak resident bytes a rank may reach, or None for what the machine has.
     window: blocks in memory besides the pinned ones, or None for the program's choice.
+    wire: what partial results travel as. overlap: whether sums of a prompt go on behind computing.
     threads: of each rank, or None for its share of the host's processors.
     """
 
     memory: int | None = None
     window: int | None = None
     allreduce: str = "star"
+    wire: str = "float32"
+    overlap: bool = True
     threads: int | None = None
     report: Path | None = None
     trace: Path | None = None
 
     def __post_init__(self):
         _at_least_one(self, "window", "threads")
+        if self.allreduce == "mpi" and self.wire != "float32":
+            raise UserError(
+                f"--wire {self.wire} is not for --allreduce mpi, which adds float32; name another allreduce"
+            )
 
 
 @dataclass(frozen=True)

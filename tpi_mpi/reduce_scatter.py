@@ -7,59 +7,64 @@ rank 2 ◀── part 2 of every partial    rank 2 ── sum of part 2 ──�
 
 import torch
 
-from tpi_mpi.partition import bounds
-from tpi_mpi.requests import Requests, add_up, others, start, with_own
+from tpi_mpi.exchange import Exchange
+from tpi_mpi.parallel import World
+from tpi_mpi.requests import start
 from tpi_mpi.waiting import wait
+from tpi_mpi.wire import Wire
 
 _TAG_PART, _TAG_SUM = 1, 3
 
 
-class ReduceScatterAllreduce:
-    """Each rank adds its part of all partials in rank order, as the star does: the sum is bitwise the same.
+class ReduceScatterAllreduce(Exchange):
+    """Each rank adds its part of all partials in rank order, as the star does.
 
     Two latencies, and 2 (size - 1) / size messages each way on every link, none busier than another: the fastest
     where messages are large.
     """
 
-    def __init__(self, comm, width: int, most_rows: int):
-        self._comm = comm
-        self._width = width
-        size = comm.Get_size()
-        self._own = torch.empty(most_rows * width)
-        self._parts = torch.empty(size, -(-most_rows * width // size))  # this rank's part of every partial
-        self._total = torch.empty(most_rows * width)
-        self._requests = Requests(self._build)
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        super().__init__(world, wire, width, most_rows)
+        first, last = self._part(self.most, 0)
+        self._own, self._message = self.messages(), self.messages()
+        self._parts = torch.empty(self.size, wire.nbytes(last - first), dtype=torch.uint8)  # this rank's, of each
+        self._total = torch.empty(last - first)
 
-    def _bounds(self, rows: int) -> tuple[tuple[int, int], ...]:
-        """Which elements of so many rows each rank adds up."""
-        return bounds(rows * self._width, (1.0,) * self._comm.Get_size())
+    def _part(self, count: int, rank: int) -> tuple[int, int]:
+        """Which of so many numbers a rank adds up: whole groups, and of few numbers maybe none."""
+        group = self.wire.group
+        length = -(-count // (group * self.size)) * group
+        return min(count, rank * length), min(count, (rank + 1) * length)
 
-    def _build(self, rows: int) -> tuple[list, list, list, list]:
-        """Receives of parts in rank order, their sends, receives of sums, their sends."""
-        ranks, cuts = others(self._comm), self._bounds(rows)
-        first, last = cuts[self._comm.Get_rank()]
-        own, parts, total = self._own.numpy(), self._parts[:, : last - first].numpy(), self._total.numpy()
-        receive, send = self._comm.Recv_init, self._comm.Send_init
-        return (
-            [receive(parts[rank], rank, _TAG_PART) for rank in sorted(ranks)],
-            [send(own[slice(*cuts[rank])], rank, _TAG_PART) for rank in ranks],
-            [receive(total[slice(*cuts[rank])], rank, _TAG_SUM) for rank in ranks],
-            [send(total[first:last], rank, _TAG_SUM) for rank in ranks],
-        )
+    def _stretch(self, count: int, rank: int) -> slice:
+        """Where in a message a rank's part is."""
+        return slice(*(self.wire.nbytes(bound) for bound in self._part(count, rank)))
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        rows, rank = len(partial), self._comm.Get_rank()
-        receives, sends, sum_receives, sum_sends = self._requests.of(rows)
-        start([*receives, *sum_receives])
-        self._own[: rows * self._width].view(rows, self._width)[:] = partial
+    def _own_parts(self, count: int) -> torch.Tensor:
+        """This rank's part of each partial."""
+        stretch = self._stretch(count, self.rank)
+        return self._parts[:, : stretch.stop - stretch.start]
+
+    def build(self, count: int) -> tuple[list, list, list]:
+        """Receives of parts in rank order, then of sums; sends of parts; sends of this rank's sum."""
+        own, message, parts = self._own.numpy(), self._message.numpy(), self._own_parts(count).numpy()
+        sum_of = message[self._stretch(count, self.rank)]
+        receive, send, others = self.comm.Recv_init, self.comm.Send_init, self.others()
+        arriving = [receive(parts[rank], rank, _TAG_PART) for rank in sorted(others)]
+        sums = [receive(message[self._stretch(count, rank)], rank, _TAG_SUM) for rank in others]
+        leaving = [send(own[self._stretch(count, rank)], rank, _TAG_PART) for rank in others]
+        return [*arriving, *sums], leaving, [send(sum_of, rank, _TAG_SUM) for rank in others]
+
+    def run(self, partial: torch.Tensor, receives: list, sends: list, sum_sends: list) -> torch.Tensor:
+        count = partial.numel()
+        own, message = (buffer[: self.wire.nbytes(count)] for buffer in (self._own, self._message))
+        stretch, (first, last) = self._stretch(count, self.rank), self._part(count, self.rank)
+        self.wire.write(partial, own)
         start(sends)
-        first, last = self._bounds(rows)[rank]
-        parts = [part[: last - first] for part in self._parts]
-        parts[rank] = self._own[first:last]
-        add_up(self._total[first:last], parts, with_own(receives, rank))
+        parts = self._own_parts(count)
+        parts[self.rank] = own[stretch]
+        arriving, sums = receives[: self.size - 1], receives[self.size - 1 :]
+        self.wire.write(self.add_up(self._total[: last - first], parts, arriving), message[stretch])
         start(sum_sends)
-        wait([*sum_receives, *sends, *sum_sends])
-        return self._total[: rows * self._width].view(rows, self._width)
-
-    def free(self) -> None:
-        self._requests.free()
+        wait([*sums, *sends, *sum_sends])
+        return self.wire.read(message, count).float()

@@ -2,10 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from tpi_mpi.waiting import wait
-
 # One for a decoded token, one for a full chunk of a prompt, a few for the chunks that end prompts.
 _MAX_SHAPES = 8
 
@@ -36,29 +32,6 @@ class Requests:
 def start(requests: Sequence) -> None:
     for request in requests:
         request.Start()
-
-
-def add_up(total: torch.Tensor, addends: Sequence[torch.Tensor], receives: Sequence) -> torch.Tensor:
-    """Adds the ranks' addends up in rank order, which makes the sum bitwise the same wherever it is done.
-
-    receives: the request that each arrives by, or None where it is this rank's own.
-    """
-    for rank, (addend, receive) in enumerate(zip(addends, receives, strict=True)):
-        if receive is not None:
-            wait([receive])
-        (total.add_ if rank else total.copy_)(addend)
-    return total
-
-
-def with_own(receives: Sequence, rank: int) -> list:
-    """Receives in the order of the other ranks, with None in this rank's place."""
-    return [*receives[:rank], None, *receives[rank:]]
-
-
-def others(comm) -> list[int]:
-    """All other ranks, each rank beginning with the one after it: messages sent in this order meet no queue."""
-    rank, size = comm.Get_rank(), comm.Get_size()
-    return [(rank + step) % size for step in range(1, size)]
 
 
 def _free(lists: tuple[list, ...]) -> None:

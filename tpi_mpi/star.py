@@ -7,71 +7,70 @@ rank 3 ── partial ──▶ ┘                └── sum ──▶ rank 
 
 import torch
 
-from tpi_mpi.parallel import ROOT
-from tpi_mpi.requests import Requests, add_up, start, with_own
+from tpi_mpi.exchange import Exchange
+from tpi_mpi.parallel import ROOT, World
+from tpi_mpi.requests import start
 from tpi_mpi.waiting import wait
+from tpi_mpi.wire import Wire
 
-_TAG = 1
+_TAG_PARTIAL, _TAG_SUM = 1, 3
 
 
-class StarAllreduce:
+class StarReduce(Exchange):
+    """The first half of the star: rank 0 gets the sum, and the others wait for nothing."""
+
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        super().__init__(world, wire, width, most_rows)
+        # of rank 0 in the order of the ranks, its own among them; of any other rank just its own
+        self._messages = self.messages(self.size if self.rank == ROOT else 1)
+        self._total = torch.empty(self.most if self.rank == ROOT else 0)
+
+    def build(self, count: int) -> tuple[list, list]:
+        buffers = self._messages[:, : self.wire.nbytes(count)].numpy()
+        if self.rank != ROOT:
+            return [], [self.comm.Send_init(buffers[0], ROOT, _TAG_PARTIAL)]
+        return [self.comm.Recv_init(buffers[rank], rank, _TAG_PARTIAL) for rank in range(1, self.size)], []
+
+    def run(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor | None:
+        count = partial.numel()
+        messages = self._messages[:, : self.wire.nbytes(count)]
+        self.wire.write(partial, messages[0])
+        start(sends)
+        wait(sends)
+        return self.add_up(self._total[:count], messages, receives) if self.rank == ROOT else None
+
+
+class StarAllreduce(Exchange):
     """Rank 0 receives every partial, adds them in rank order, and sends the sum to all.
 
     On a network where latency costs more than bandwidth this takes two latencies whatever the number of ranks
-    (TPI-LLM, arXiv 2410.00531, section 3.2), and 2 (size - 1) messages on rank 0's link. Because the order is fixed,
-    equal inputs give bitwise equal sums. Buffers are built once.
+    (TPI-LLM, arXiv 2410.00531, section 3.2), and 2 (size - 1) messages on rank 0's link.
     """
 
-    def __init__(self, comm, width: int, most_rows: int):
-        self._role = (_Centre if comm.Get_rank() == ROOT else _Point)(comm, width, most_rows)
-        self._requests = Requests(self._role.requests)
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        super().__init__(world, wire, width, most_rows)
+        self._reduce = StarReduce(world, wire, width, most_rows)
+        self._message = self.messages()
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        return self._role.sum(partial, *self._requests.of(len(partial)))
+    def expect(self, rows: int) -> None:
+        self._reduce.expect(rows)
+        super().expect(rows)
+
+    def build(self, count: int) -> tuple[list, list]:
+        buffer = self._message[: self.wire.nbytes(count)].numpy()
+        if self.rank != ROOT:
+            return [self.comm.Recv_init(buffer, ROOT, _TAG_SUM)], []
+        return [], [self.comm.Send_init(buffer, rank, _TAG_SUM) for rank in range(1, self.size)]
+
+    def run(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
+        message = self._message[: self.wire.nbytes(partial.numel())]
+        total = self._reduce.sum(partial)
+        if total is not None:
+            self.wire.write(total, message)
+        start(sends)
+        wait([*sends, *receives])
+        return self.wire.read(message, partial.numel()).float()
 
     def free(self) -> None:
-        self._requests.free()
-
-
-class _Centre:
-    """Rank 0's side of the star."""
-
-    def __init__(self, comm, width: int, most_rows: int):
-        self._comm = comm
-        self._partials = torch.empty(comm.Get_size() - 1, most_rows, width)
-        self._total = torch.empty(most_rows, width)
-
-    def requests(self, rows: int) -> tuple[list, list]:
-        """Persistent receives and sends for so many rows."""
-        receives = [
-            self._comm.Recv_init(partial[:rows].numpy(), rank, _TAG) for rank, partial in enumerate(self._partials, 1)
-        ]
-        total = self._total[:rows].numpy()
-        return receives, [self._comm.Send_init(total, rank, _TAG) for rank in range(1, self._comm.Get_size())]
-
-    def sum(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
-        start(receives)
-        addends = [partial, *(other[: len(partial)] for other in self._partials)]
-        total = add_up(self._total[: len(partial)], addends, with_own(receives, ROOT))
-        start(sends)
-        wait(sends)
-        return total
-
-
-class _Point:
-    """Any other rank's side of the star."""
-
-    def __init__(self, comm, width: int, most_rows: int):
-        self._comm = comm
-        self._partial, self._total = torch.empty(most_rows, width), torch.empty(most_rows, width)
-
-    def requests(self, rows: int) -> tuple[list, list]:
-        """One persistent receive and one send for so many rows."""
-        receive = self._comm.Recv_init(self._total[:rows].numpy(), ROOT, _TAG)
-        return [receive], [self._comm.Send_init(self._partial[:rows].numpy(), ROOT, _TAG)]
-
-    def sum(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
-        self._partial[: len(partial)] = partial
-        start([*receives, *sends])
-        wait([*receives, *sends])
-        return self._total[: len(partial)]
+        self._reduce.free()
+        super().free()

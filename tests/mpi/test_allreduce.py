@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.options import ALLREDUCES
+from tpi_mpi.options import ALLREDUCES, WIRES
+from tpi_mpi.star import StarReduce
+from tpi_mpi.wire import wire
 
 WIDTH = 48
 ROWS = [1, 1, 5, 256, 1, 3, 2, 7, 8, 9, 10, 11, 1, 12, 5]
+OURS = sorted({*ALGORITHMS} - {"mpi"})
 
 
 def partial(rank: int, rows: int, seed: int = 0) -> torch.Tensor:
@@ -16,9 +19,32 @@ def partial(rank: int, rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, WIDTH, generator=generator) * 10.0 ** (3 * (rank % 3))
 
 
+def sent(values: torch.Tensor, name: str) -> torch.Tensor:
+    """What arrives of some values."""
+    way = wire(name)
+    message = torch.empty(way.nbytes(values.numel()), dtype=torch.uint8)
+    way.write(values, message)
+    return way.read(message, values.numel()).float().view(values.shape).clone()
+
+
+def expected_sum(size: int, rows: int, seed: int, name: str = "float32") -> torch.Tensor:
+    total = sent(partial(0, rows, seed), name)
+    for rank in range(1, size):
+        total += sent(partial(rank, rows, seed), name)
+    return sent(total, name)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+def make(name: str, world, wire_name: str = "float32"):
+    return ALGORITHMS[name](world, wire(wire_name), WIDTH, max(ROWS))
+
+
 @pytest.fixture(params=ALGORITHMS)
 def allreduce(request, world):
-    made = ALGORITHMS[request.param](world.comm, WIDTH, max(ROWS))
+    made = make(request.param, world)
     yield made
     made.free()
 
@@ -34,16 +60,28 @@ def test_they_are_the_ones_that_can_be_asked_for():
     assert tuple(ALGORITHMS) == ALLREDUCES
 
 
-@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"mpi"}))
-def test_ours_add_in_rank_order(world, name):
-    allreduce = ALGORITHMS[name](world.comm, WIDTH, max(ROWS))
+@pytest.mark.parametrize("wire_name", WIRES)
+@pytest.mark.parametrize("name", OURS)
+def test_ours_add_in_rank_order_what_the_wire_carries(world, name, wire_name):
+    allreduce = make(name, world, wire_name)
     for seed, rows in enumerate(ROWS):
-        expected = partial(0, rows, seed)
-        for rank in range(1, world.size):
-            expected = expected + partial(rank, rows, seed)
+        if seed % 2:  # told beforehand, or not
+            allreduce.expect(rows)
         total = allreduce.sum(partial(world.rank, rows, seed))
-        assert torch.equal(total.view(torch.int32), expected.view(torch.int32))
+        assert same_bits(total, expected_sum(world.size, rows, seed, wire_name))
     allreduce.free()
+
+
+@pytest.mark.parametrize("wire_name", WIRES)
+def test_a_reduce_gives_the_sum_to_rank_0_alone(world, wire_name):
+    reduce = StarReduce(world, wire(wire_name), WIDTH, max(ROWS))
+    for seed, rows in enumerate(ROWS):
+        total = reduce.sum(partial(world.rank, rows, seed))
+        assert (total is None) != world.is_root
+        if world.is_root:
+            expected = sum(sent(partial(rank, rows, seed), wire_name).double() for rank in range(world.size))
+            torch.testing.assert_close(total.double(), expected, rtol=1e-5, atol=1e-2)
+    reduce.free()
 
 
 def test_a_partial_may_be_a_view_and_stays_as_it_was(world, allreduce):
@@ -56,10 +94,24 @@ def test_a_partial_may_be_a_view_and_stays_as_it_was(world, allreduce):
     assert torch.equal(wide, before)
 
 
-@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"mpi"}))
+@pytest.mark.parametrize("name", OURS)
 def test_buffers_and_requests_are_built_once_for_a_shape(world, name):
-    allreduce = ALGORITHMS[name](world.comm, WIDTH, max(ROWS))
+    allreduce = make(name, world)
     first = allreduce.sum(partial(world.rank, 2)).data_ptr()
     allreduce.sum(partial(world.rank, 3))
     assert allreduce.sum(partial(world.rank, 2)).data_ptr() == first
     allreduce.free()
+
+
+def test_auto_says_what_it_took_and_why(world):
+    auto = make("auto", world)
+    report = auto.report()
+    auto.free()
+    assert (report["link"] is None) == (world.size == 1)
+    few, many = report["trials"]
+    assert (few["rows"], many["rows"]) == (1, max(ROWS))
+    assert 1 <= report["up_to_rows"] <= max(ROWS)
+    for trial in report["trials"]:
+        assert trial["measured"][trial["chosen"]] == min(trial["measured"].values())
+        assert trial["nbytes"] == 4 * WIDTH * trial["rows"]
+    assert world.broadcast(report) == report  # all took the same

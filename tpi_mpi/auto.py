@@ -1,0 +1,138 @@
+"""The choice among the exchanges: by what the links give, and by trying."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from tpi_mpi.direct import DirectAllreduce
+from tpi_mpi.exchange import Exchange
+from tpi_mpi.links import Link, probe_links
+from tpi_mpi.parallel import World
+from tpi_mpi.reduce_scatter import ReduceScatterAllreduce
+from tpi_mpi.star import StarAllreduce
+from tpi_mpi.wire import Wire
+
+_EXCHANGES: dict[str, type[Exchange]] = {
+    "star": StarAllreduce,
+    "direct": DirectAllreduce,
+    "reduce-scatter": ReduceScatterAllreduce,
+}
+# Latencies, and messages on the busiest link, that each takes; of the numbers of ranks.
+_COSTS: dict[str, Callable[[int], tuple[int, float]]] = {
+    "star": lambda size: (2, 2 * (size - 1)),
+    "direct": lambda size: (1, size - 1),
+    "reduce-scatter": lambda size: (2, 2 * (size - 1) / size),
+}
+# What is expected to take so many times as long as the best is not tried; below so many seconds, everything is.
+_HOPELESS, _SLACK = 1.5, 0.5e-3
+# How often each is tried, as far as this many seconds go, and at least.
+_TRIES, _SECONDS, _LEAST = 12, 0.15, 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was found out about messages of one size.
+
+    rows, nbytes: of the partial. expected: seconds by the links, of all exchanges. measured: of those that were tried.
+    """
+
+    rows: int
+    nbytes: int
+    expected: dict[str, float]
+    measured: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        return min(self.measured, key=self.measured.__getitem__)
+
+    def seconds(self, name: str) -> float:
+        return self.measured.get(name, self.expected[name])
+
+
+class AutoAllreduce:
+    """Takes the fastest exchange for messages of one row, and for the largest; in between, whichever of the two.
+
+    The links' latency and bandwidth tell what is worth trying; what was tried, by all ranks together, is compared by
+    its time on the slowest rank. As all exchanges give bitwise the same, the choice changes no result.
+    """
+
+    def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
+        links = probe_links(world)
+        self._link = slowest(links) if links else None
+        self._trials = [_try(world, wire, width, rows, self._link) for rows in sorted({1, most_rows})]
+        few, many = self._trials[0], self._trials[-1]
+        self._limit = crossing(few, many)
+        self._many = _EXCHANGES[many.best](world, wire, width, most_rows)
+        same = few.best == many.best
+        self._few = self._many if same else _EXCHANGES[few.best](world, wire, width, self._limit)
+
+    def expect(self, rows: int) -> None:
+        self._of(rows).expect(rows)
+
+    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+        return self._of(len(partial)).sum(partial)
+
+    def free(self) -> None:
+        for exchange in {self._few, self._many}:
+            exchange.free()
+
+    def report(self) -> dict:
+        """What was chosen, and why: seconds, and bytes a second."""
+        return {
+            "link": asdict(self._link) if self._link else None,
+            "up_to_rows": self._limit,
+            "trials": [asdict(trial) | {"chosen": trial.best} for trial in self._trials],
+        }
+
+    def _of(self, rows: int) -> Exchange:
+        return self._few if rows <= self._limit else self._many
+
+
+def slowest(links: list[Link]) -> Link:
+    """What an exchange has to wait for, wherever it is."""
+    return Link(max(link.latency for link in links), min(link.bandwidth for link in links))
+
+
+def expected_seconds(name: str, size: int, link: Link, nbytes: int) -> float:
+    """What an exchange among so many ranks takes where links are all there is."""
+    latencies, messages = _COSTS[name](size)
+    return latencies * link.latency + messages * nbytes / link.bandwidth
+
+
+def crossing(few: Trial, many: Trial) -> int:
+    """Up to how many rows the best for few is better than the best for many, times being linear in between."""
+    if few.best == many.best:
+        return many.rows
+    gain = few.seconds(many.best) - few.seconds(few.best)
+    loss = many.seconds(few.best) - many.seconds(many.best)
+    return few.rows + int((many.rows - few.rows) * gain / max(gain + loss, 1e-12))
+
+
+def _try(world: World, wire: Wire, width: int, rows: int, link: Link | None) -> Trial:
+    nbytes = wire.nbytes(rows * width)
+    if link is None:
+        return Trial(rows, nbytes, dict.fromkeys(_EXCHANGES, 0.0), {"star": 0.0})
+    expected = {name: expected_seconds(name, world.size, link, nbytes) for name in _EXCHANGES}
+    limit = max(_HOPELESS * min(expected.values()), _SLACK)
+    candidates = [name for name, seconds in expected.items() if seconds <= limit]
+    measured = {name: _measure(world, _EXCHANGES[name](world, wire, width, rows), rows, width) for name in candidates}
+    return Trial(rows, nbytes, expected, measured)
+
+
+def _measure(world: World, exchange: Exchange, rows: int, width: int) -> float:
+    """Seconds of one of several sums in a row, the median, on the slowest rank."""
+    partial = torch.zeros(rows, width)
+    began = perf_counter()
+    exchange.sum(partial)  # builds the requests, and has the pages backed
+    first = perf_counter() - began
+    taken = []
+    for _ in range(world.broadcast(max(_LEAST, min(_TRIES, int(_SECONDS / first))))):
+        began = perf_counter()
+        exchange.sum(partial)
+        taken.append(perf_counter() - began)
+    exchange.free()
+    slowest = world.gather(median(taken))
+    return world.broadcast(max(slowest) if slowest else None)
