@@ -23,6 +23,10 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def freeze():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def after(calls: int, function, trouble):
     """The function, with trouble from the given call on."""
     count = 0
@@ -42,8 +46,11 @@ def sabotage(kind: str) -> None:
         healthy, began = pages.populate, time.monotonic()
         late = lambda: time.monotonic() - began > 3  # noqa: E731
         pages.populate = lambda *where: errno.EIO if late() else healthy(*where)
+    elif kind == "hang":
+        healthy, began = pages.populate, time.monotonic()
+        pages.populate = lambda *where: time.sleep(3600) if time.monotonic() - began > 3 else healthy(*where)
     else:
-        trouble = {"memory": out_of_memory, "bug": bug, "kill": kill}[kind]
+        trouble = {"memory": out_of_memory, "bug": bug, "kill": kill, "freeze": freeze}[kind]
         ModelShare.feed_forward = after(60, ModelShare.feed_forward, trouble)
 
 

@@ -15,7 +15,7 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.slabs import Slab, slab_path
 
-SECONDS = 10  # in which a job must have ended
+SECONDS = 20  # in which a job must have ended, start included
 RANKS = 3
 HOST = socket.gethostname()
 
@@ -129,6 +129,36 @@ def test_trouble_on_one_rank_ends_all(kind, rank, line, slabs, prompts):
     assert returned != 0
     assert line.format(host=HOST, slabs=slabs) in said
     assert kind == "kill" or f"tpi_mpi: rank {rank} on {HOST}: " in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "line"),
+    [
+        ("freeze", 1, "rank 1 on {host} has given no sign of life for 4 s; when last heard of, it was "),
+        ("freeze", 0, "rank 0 on {host} has given no sign of life for 4 s; when last heard of, it was "),
+        ("hang", 2, "of slab {slabs}/rank0002.h5 has come from the disk for 4 s"),
+    ],
+)
+def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):
+    arguments = [slabs, "--prompts", prompts, "--window", 2, "--output", slabs / "out.jsonl", "--timeout", 5]
+    process = start("tests/sabotage.py", kind, rank, *arguments)
+    returned, said = finish(process, slabs)
+    assert returned != 0
+    assert line.format(host=HOST, slabs=slabs) in said
+
+
+def test_who_was_asleep_blames_no_one(slabs, prompts):
+    command = [slabs, "--prompts", prompts, "--output", slabs / "out.jsonl", "--timeout", 5]
+    process = start("-m", "tpi_mpi.generate", *command)
+    wait_until_answered(process, slabs / "out.jsonl")
+    asleep = [process.pid, *ranks_of(slabs).values()]
+    for sign in (signal.SIGSTOP, signal.SIGCONT):
+        for one in asleep:
+            os.kill(one, sign)
+        time.sleep(6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    finish(process, slabs)
 
 
 def wait_until_answered(process: subprocess.Popen, output: Path) -> None:

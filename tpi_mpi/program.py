@@ -33,13 +33,14 @@ def run_program(
     with session() as world:
         with world.agreed():
             options = parse(arguments)
-        from tpi_mpi.assembly import open_slab  # with h5py, which help need not wait for either
-        from tpi_mpi.head_start import head_start
+        with world.watched(options.machine.timeout):
+            from tpi_mpi.assembly import open_slab  # with h5py, which help need not wait for either
+            from tpi_mpi.head_start import head_start
 
-        slab, processors = open_slab(world, options.slabs), Processors(world)
-        with nullcontext() if cold else head_start(slab, processors, options.machine):
-            run = _imported(load)
-        run(world, slab, processors, options, began)
+            slab, processors = open_slab(world, options.slabs), Processors(world)
+            with nullcontext() if cold else head_start(slab, processors, options.machine):
+                run = _imported(load)
+            run(world, slab, processors, options, began)
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ACTIVITIES = ("fetch", "stall", "compute", "allreduce")
+_DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "adding up"}
 
 
 class Timeline:
@@ -18,6 +19,7 @@ class Timeline:
 
     def __init__(self, record: bool = False):
         self._record = record
+        self._doing = "loading"
         self.reset()
 
     def reset(self) -> None:
@@ -29,6 +31,8 @@ class Timeline:
     @contextmanager
     def span(self, activity: str, name: str) -> Iterator[None]:
         """Accounts the time inside the with-block to ``activity``; ``name`` is shown in a trace."""
+        if activity in _DOING:
+            self._doing = f"{_DOING[activity]} {name}"
         start = time.perf_counter()
         try:
             yield
@@ -37,6 +41,10 @@ class Timeline:
             self.seconds[activity] += duration
             if self._record:
                 self.spans.append((activity, name, start - self._origin, duration))
+
+    def describe(self) -> str:
+        """What was begun last, but for fetching, which goes on behind everything."""
+        return self._doing
 
     def sample(self, resident: int) -> None:
         """Takes down how much memory the process has now."""

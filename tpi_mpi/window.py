@@ -1,6 +1,7 @@
 """The sliding window over the weights: fetched ahead of use, used in place, released behind."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -8,6 +9,7 @@ from itertools import cycle
 import torch
 
 from tpi_mpi.budget import Plan
+from tpi_mpi.errors import TpiError
 from tpi_mpi.mapping import MappedBlock, SlabFile
 from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import Timeline
@@ -28,14 +30,24 @@ class SlidingWindow:
     A context manager: on leaving it, the thread ends and all blocks are unmapped.
 
     order: the blocks of one sweep.
+    patience: seconds after which a disk that gives nothing is an error.
     bytes_fetched: bytes brought in so far.
     """
 
-    def __init__(self, slab: Slab, order: Sequence[str], plan: Plan, timeline: Timeline | None = None):
+    def __init__(
+        self,
+        slab: Slab,
+        order: Sequence[str],
+        plan: Plan,
+        timeline: Timeline | None = None,
+        patience: float = 60.0,
+    ):
         self._slab = slab
         self._order = tuple(order)
         self._plan = plan
         self._timeline = timeline or Timeline()
+        self._patience = patience
+        self._moved = 0.0  # when the disk last gave something
         self._expected = cycle(self._order)
         self._present: dict[str, MappedBlock] = {}
         self._streamed = 0  # bytes of blocks that are not pinned, in memory or promised
@@ -63,7 +75,8 @@ class SlidingWindow:
     def block(self, name: str) -> Iterator[Mapping[str, torch.Tensor]]:
         """The tensors of the next block of the order, valid inside the with-block.
 
-        Waits until the block is there. Raises what stopped the fetch thread, if something did.
+        Waits until the block is there. Raises what stopped the fetch thread, if something did, and TpiError where
+        the disk gives nothing for too long.
         """
         expected = next(self._expected)
         assert name == expected, f"block {name} asked for, but {expected} is next"
@@ -78,10 +91,24 @@ class SlidingWindow:
         with self._changed:
             if name not in self._present:
                 with self._timeline.span("stall", name):
-                    self._changed.wait_for(lambda: name in self._present or self._failure)
+                    self._wait_for_disk(name)
             if name not in self._present:
                 raise self._failure
             return self._present[name]
+
+    def _wait_for_disk(self, name: str) -> None:
+        began = time.monotonic()
+        while not self._changed.wait_for(lambda: name in self._present or self._failure, self._patience / 8):
+            if time.monotonic() - max(began, self._moved) > self._patience * 3 / 4:
+                raise TpiError(
+                    f"nothing of block {name} of slab {self._slab.path} has come from the disk for "
+                    f"{self._patience * 3 / 4:.0f} s; see whether the disk still works"
+                )
+
+    def _interrupted(self) -> bool:
+        """Asked for between two pieces of a block, so the disk works; says whether to leave off."""
+        self._moved = time.monotonic()
+        return self._closed
 
     def _release(self, name: str) -> None:
         block = self._present[name]
@@ -114,7 +141,7 @@ class SlidingWindow:
         while missing:
             count = missing if name in self._plan.pinned else self._wait_for_room(missing)
             with self._timeline.span("fetch", name):
-                block.populate(count, cancelled=lambda: self._closed)
+                block.populate(count, cancelled=self._interrupted)
             if self._closed:
                 return
             missing -= count
