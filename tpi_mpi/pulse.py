@@ -4,21 +4,21 @@ rank k ── "computing layers.3.attention" ──▶ rank 0       every second
 rank k ◀── "adding up layers.3.attention" ── rank 0       whatever the rank is busy with
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from tpi_mpi.errors import say
+from tpi_mpi.undertaker import bury_after
 
 _TAG = 9
 _BYTES = 128
 # Of the time within which a job has to end, what may pass without a sign; the rest is for ending.
-_SILENCE = 0.8
+_SILENCE = 0.75
 # Seconds between two signs, and in parts of the silence that is allowed.
 _INTERVAL, _PART = 1.0, 1 / 8
-# MPI has so many seconds to end the job everywhere; then this rank ends by itself.
-_GRACE = 2.0
+# MPI has so much of it to end the job everywhere, and at least a second.
+_GRACE = 0.05
 
 
 class Pulse:
@@ -33,6 +33,7 @@ class Pulse:
     def __init__(self, comm, hosts: Sequence[str], timeout: float, describe: Callable[[], str]):
         self._describe = describe
         self._silence = _SILENCE * timeout
+        self._grace = max(1.0, _GRACE * timeout)
         self._interval = min(_INTERVAL, _PART * self._silence)
         ranks = range(1, len(hosts)) if comm.Get_rank() == 0 else range(1)
         self._peers = [_Peer(comm, rank, hosts[rank]) for rank in ranks]
@@ -68,7 +69,7 @@ class Pulse:
                 f"rank {peer.rank} on {peer.host} has given no sign of life for {now - peer.heard:.0f} s; "
                 f"when last heard of, it was {peer.doing}"
             )
-        threading.Timer(_GRACE, os._exit, [1]).start()  # where MPI cannot reach anyone, it may wait for ever
+        bury_after(self._grace)
         self._comm.Abort(1)
 
 
