@@ -15,7 +15,7 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.slabs import Slab, slab_path
 
-SECONDS = 20  # in which a job must have ended, start included
+SECONDS = 30  # in which a job must have ended, start included
 RANKS = 3
 HOST = socket.gethostname()
 

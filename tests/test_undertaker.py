@@ -8,7 +8,13 @@ import time
 import pytest
 from conftest import REPOSITORY
 
-RANK = "from tpi_mpi.undertaker import bury_after; bury_after(0.5); print('buried', flush=True); import time; time.sleep({})"
+RANK = """
+import time
+from tpi_mpi.undertaker import bury_after
+bury_after(0.5)
+print('buried', flush=True)
+time.sleep({})
+"""
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are found by /proc")

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 # What Open MPI, MPICH and their relatives start ranks with.
@@ -58,7 +59,5 @@ def _stat(process: int) -> tuple[str, int]:
 
 
 def _kill(process: int) -> None:
-    try:
+    with suppress(OSError):  # it may have ended, as it should
         os.kill(process, signal.SIGKILL)
-    except OSError:  # it has ended, as it should
-        pass
