@@ -36,6 +36,7 @@ def test_a_prompt_reads_everything_and_multiplies_every_token():
     floor = prompt_floor([FAST, SLOW], tokens=50, blocks=4, allreduce=1.0)
     assert (floor.read, floor.compute, floor.allreduce) == (8.0, 20.0, 4.0)
     assert floor.total == 24.0
+    assert prompt_floor([FAST, SLOW], tokens=50, blocks=4, allreduce=7.0, overlap=True).total == 28.0
 
 
 @pytest.fixture(scope="module")

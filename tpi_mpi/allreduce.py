@@ -26,6 +26,9 @@ class Allreduce(Protocol):
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' partials (T, width) in float32. Valid until the next call."""
 
+    def choice(self) -> dict | None:
+        """What was chosen, and why, where there was a choice; fit for JSON."""
+
     def free(self) -> None:
         """Gives back the MPI requests; the object cannot be used afterwards."""
 
@@ -45,6 +48,9 @@ class MpiAllreduce:
         total = partial.contiguous()
         self._comm.Allreduce(MPI.IN_PLACE, total.numpy(), MPI.SUM)
         return total
+
+    def choice(self) -> None:
+        return None
 
     def free(self) -> None:
         pass

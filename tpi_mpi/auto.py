@@ -79,7 +79,7 @@ class AutoAllreduce:
         for exchange in {self._few, self._many}:
             exchange.free()
 
-    def report(self) -> dict:
+    def choice(self) -> dict:
         """What was chosen, and why: seconds, and bytes a second."""
         return {
             "link": asdict(self._link) if self._link else None,
@@ -89,6 +89,16 @@ class AutoAllreduce:
 
     def _of(self, rows: int) -> Exchange:
         return self._few if rows <= self._limit else self._many
+
+
+def describe(choice: dict) -> str:
+    """A choice in one line."""
+    few, many = (choice["trials"][index]["chosen"] for index in (0, -1))
+    what = few if few == many else f"{few} for up to {choice['up_to_rows']} tokens at once, {many} for more"
+    link = choice["link"]
+    if link is None:
+        return f"allreduce {what}"
+    return f"allreduce {what}: links take {link['latency'] * 1e3:.2f} ms and {link['bandwidth'] / 1e6:.0f} MB/s"
 
 
 def slowest(links: list[Link]) -> Link:

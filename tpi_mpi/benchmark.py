@@ -11,7 +11,6 @@ from statistics import mean
 import numpy as np
 
 from tpi_mpi import probes
-from tpi_mpi.allreduce import ALGORITHMS
 from tpi_mpi.blocks import attention_name, feed_forward_name
 from tpi_mpi.decoder import chunk_rows, chunk_sizes
 from tpi_mpi.engine import Engine, Request
@@ -25,7 +24,6 @@ from tpi_mpi.report import Latencies, check_outputs, rank_report, rank_trace, ru
 from tpi_mpi.scoreboard import scoreboard
 from tpi_mpi.slabs import Slab
 from tpi_mpi.timeline import ACTIVITIES
-from tpi_mpi.wire import wire
 
 
 def measure(world: World, slab: Slab, processors: Processors, options: BenchOptions, began: float) -> None:
@@ -44,13 +42,13 @@ def measure(world: World, slab: Slab, processors: Processors, options: BenchOpti
         decode = _phase(engine, tokens, decoded)
         own = rank_report(engine) | {"per_token": decode.per_token(tokens.sampling.max_new_tokens)}
         traces = world.gather(rank_trace(engine))
+        allreduce = _allreduce_seconds(world, engine, options)
     reads.append(probes.read_rate(world, slab))
     rates = _rates(world, engine, reads)
-    allreduce = _allreduce_seconds(world, engine, options)
     ranks = world.gather(own | {"rates": asdict(rates)})
     if world.is_root:
         latencies.later = decoded.later
-        run = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
+        run = run_report(engine, Manifest.load(options.slabs).model, options.machine, latencies, load, ranks)
         _publish(options, run | _floors(options, engine, ranks, allreduce), traces)
 
 
@@ -105,12 +103,8 @@ def _rates(world: World, engine: Engine, reads: Sequence[float]) -> RankRates:
 
 def _allreduce_seconds(world: World, engine: Engine, options: BenchOptions) -> dict[int, float]:
     """Seconds of an allreduce, by rows: of a token, of a full chunk of the prompt, and of its last one."""
-    width = engine.config.hidden_size
-    rows = sorted({1, *_chunks(options, engine)})
-    allreduce = ALGORITHMS[options.machine.allreduce](world, wire(options.machine.wire), width, rows[-1])
-    seconds = {count: probes.allreduce_seconds(world, allreduce, count, width) for count in rows}
-    allreduce.free()
-    return seconds
+    rows, width = sorted({1, *_chunks(options, engine)}), engine.config.hidden_size
+    return {count: probes.allreduce_seconds(world, engine.allreduce, count, width) for count in rows}
 
 
 def _chunks(options: BenchOptions, engine: Engine) -> list[int]:
@@ -120,11 +114,11 @@ def _chunks(options: BenchOptions, engine: Engine) -> list[int]:
 def _floors(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allreduce: dict[int, float]) -> dict:
     """The floors, and how far the measured times are above them."""
     rates = [RankRates(**rank["rates"]) for rank in ranks]
-    blocks = 2 * engine.config.num_hidden_layers
+    blocks = 2 * engine.config.num_hidden_layers - 1  # after the last one, no rank waits for the others
+    chunks = _chunks(options, engine)
+    adding, overlap = sum(allreduce[rows] for rows in chunks), engine.overlap and len(chunks) > 1
     floors = {
-        "ttft": prompt_floor(
-            rates, options.prompt_tokens, blocks, sum(allreduce[rows] for rows in _chunks(options, engine))
-        ),
+        "ttft": prompt_floor(rates, options.prompt_tokens, blocks - 1, adding, overlap),
         "tpot": token_floor(rates, blocks, allreduce[1]),
     }
     return {
@@ -135,8 +129,8 @@ def _floors(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allred
 
 
 def _rounded(floor: Floor) -> dict[str, float]:
-    parts = {f"{name}_s": round(seconds, 6) for name, seconds in asdict(floor).items()}
-    return {"total_s": round(floor.total, 6), **parts}
+    parts = {f"{name}_s": round(getattr(floor, name), 6) for name in ("read", "compute", "allreduce", "memory")}
+    return {"total_s": round(floor.total, 6), **parts, "overlap": floor.overlap}
 
 
 def _publish(options: BenchOptions, report: dict, traces: Sequence[dict]) -> None:

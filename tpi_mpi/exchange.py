@@ -43,6 +43,10 @@ class Exchange(ABC):
         total = self.run(partial, *self._requests.of(rows))
         return None if total is None else total.view(rows, self._width)
 
+    def choice(self) -> dict | None:
+        """None: there was none."""
+        return None
+
     def free(self) -> None:
         """Gives back the MPI requests; the object cannot be used afterwards."""
         self._requests.free()

@@ -30,16 +30,22 @@ class RankRates:
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds of one sweep, each the slowest rank's. memory: of reading the weights from memory, a part of compute."""
+    """Seconds of one sweep, each the slowest rank's.
+
+    memory: of reading the weights from memory, a part of compute.
+    overlap: whether allreduces go on behind computing, as reading does.
+    """
 
     read: float
     compute: float
     allreduce: float
     memory: float
+    overlap: bool = False
 
     @property
     def total(self) -> float:
-        return max(self.read, self.compute + self.allreduce)
+        parts = (self.compute, self.allreduce)
+        return max(self.read, max(parts) if self.overlap else sum(parts))
 
 
 def token_floor(ranks: Sequence[RankRates], blocks: int, allreduce: float) -> Floor:
@@ -52,13 +58,19 @@ def token_floor(ranks: Sequence[RankRates], blocks: int, allreduce: float) -> Fl
     )
 
 
-def prompt_floor(ranks: Sequence[RankRates], tokens: int, blocks: int, allreduce: float) -> Floor:
-    """Of a prompt of so many tokens, nothing being in memory yet. allreduce: the seconds of all chunks together."""
+def prompt_floor(
+    ranks: Sequence[RankRates], tokens: int, blocks: int, allreduce: float, overlap: bool = False
+) -> Floor:
+    """Of a prompt of so many tokens, nothing being in memory yet.
+
+    allreduce: the seconds of all chunks together. overlap: whether one is computed while another is added up.
+    """
     return Floor(
         read=_reading(ranks, [rank.weights for rank in ranks]),
         compute=max(2 * tokens * rank.elements / rank.prompt for rank in ranks),
         allreduce=blocks * allreduce,
         memory=max(rank.weights / rank.memory for rank in ranks),
+        overlap=overlap,
     )
 
 

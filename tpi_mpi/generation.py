@@ -4,6 +4,7 @@ import os
 import sys
 import time
 
+from tpi_mpi.auto import describe
 from tpi_mpi.engine import Engine
 from tpi_mpi.errors import say
 from tpi_mpi.job import Job
@@ -25,6 +26,9 @@ def generate(world: World, slab: Slab, processors: Processors, options: Generate
     _advise(world, processors)
     latencies = Latencies()
     with engine:
+        choice = engine.allreduce.choice()
+        if choice and world.is_root:
+            say(describe(choice))
         load = time.perf_counter() - began
         if job:
             _lead(job, engine, latencies)
@@ -63,6 +67,6 @@ def _report(world: World, options: GenerateOptions, engine: Engine, latencies: L
     traces = world.gather(rank_trace(engine))
     if not world.is_root:
         return
-    report = run_report(engine, Manifest.load(options.slabs).model, options.machine.allreduce, latencies, load, ranks)
+    report = run_report(engine, Manifest.load(options.slabs).model, options.machine, latencies, load, ranks)
     say(summary(report))
     write_outputs(options.machine, report, traces)

@@ -54,13 +54,16 @@ def _window_blocks(engine: Engine) -> int:
 
 
 def run_report(
-    engine: Engine, model: str, allreduce: str, latencies: Latencies, load: float, ranks: Sequence[dict]
+    engine: Engine, model: str, options: MachineOptions, latencies: Latencies, load: float, ranks: Sequence[dict]
 ) -> dict:
     """The whole report. Times are in seconds, ``ttft_s`` the median over the texts."""
     return {
         "model": model,
         "world_size": engine.world.size,
-        "allreduce": allreduce,
+        "allreduce": options.allreduce,
+        "allreduce_choice": engine.allreduce.choice(),
+        "wire": options.wire,
+        "overlap": engine.overlap,
         "dtype": engine.slab.dtype,
         "prompts": len(latencies.first),
         "new_tokens": len(latencies.first) + len(latencies.later),

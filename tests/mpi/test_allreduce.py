@@ -105,7 +105,7 @@ def test_buffers_and_requests_are_built_once_for_a_shape(world, name):
 
 def test_auto_says_what_it_took_and_why(world):
     auto = make("auto", world)
-    report = auto.report()
+    report = auto.choice()
     auto.free()
     assert (report["link"] is None) == (world.size == 1)
     few, many = report["trials"]
