@@ -53,7 +53,7 @@ class Machines:
     def start(self, *arguments) -> subprocess.Popen:
         variables = {**environment(), "PYTHONPATH": str(REPOSITORY)}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(self.command(*arguments), env=variables, **pipes)
+        return subprocess.Popen(self.command(*arguments), env=variables, start_new_session=True, **pipes)
 
     def run(self, *arguments) -> "Finished":
         process = self.start(*arguments)
@@ -319,18 +319,28 @@ def test_stretches_are_the_whole_file(name, checkpoints, tmp_path):
             flip(path, stretch.stop - 1)
 
 
-def test_a_large_slab_survives_a_kill_at_any_moment(tmp_path, machines):
+def kill(machines: Machines, process: subprocess.Popen) -> None:
+    os.kill(machines.process(2), signal.SIGKILL)
+
+
+def interrupt(machines: Machines, process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+
+def test_a_large_slab_may_be_interrupted_at_any_moment(tmp_path, machines):
     slabs = tmp_path / "slabs"
     shape = ["--like", "tinyllama-1.1b", "--layers", 2, "--ranks", RANKS]
     run_module("weights_tools.synth", slabs, *shape, check=True)
     there = 0
-    for least in (10 * MIB, 30 * MIB):
+    for least, stop in ((10 * MIB, kill), (30 * MIB, interrupt)):
         process = machines.start(SABOTAGE, "slow", 2, 0, slabs, "target")
         while not (machines.partial(2).exists() and machines.partial(2).stat().st_size > least):
             assert process.poll() is None
             time.sleep(0.001)
-        os.kill(machines.process(2), signal.SIGKILL)
-        process.communicate(timeout=30)
+        stop(machines, process)
+        stderr = process.communicate(timeout=10)[1]
+        assert process.returncode != 0
+        assert "Traceback" not in stderr
         assert not machines.slab(2).exists()
         assert machines.partial(2).stat().st_size > there
         there = machines.partial(2).stat().st_size
