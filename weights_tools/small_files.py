@@ -1,5 +1,6 @@
 """What a run needs besides the slabs: the manifest, config.json, the tokenizer. Rank 0's, on every machine."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import xxhash
@@ -23,9 +24,7 @@ def give_small_files(world: World, source: Path, target: Path) -> None:
             files = _read(source)
     files = _broadcast(world, files)
     with world.agreed():
-        for name in SMALL_FILES:
-            if name not in files:  # a chat template of another model would be taken for this one's
-                (target / name).unlink(missing_ok=True)
+        _remove(target / name for name in SMALL_FILES if name not in files)
         for name, content in files.items():
             if not _holds(target / name, content):
                 replace_file(target / name, content, writer=f".{world.rank}")
@@ -53,6 +52,15 @@ def _broadcast(world: World, files: dict[str, bytes]) -> dict[str, bytes]:
         received[name] = bytes(content[start : start + size])
         start += size
     return received
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """A chat template of another model, for one, would be taken for this one's."""
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be removed: {error.strerror}; name another directory") from None
 
 
 def _holds(path: Path, content: bytes) -> bool:
