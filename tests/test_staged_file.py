@@ -10,7 +10,7 @@ import torch
 
 from tpi_mpi.errors import UserError
 from tpi_mpi.slabs import PAGE
-from weights_tools import staged_file
+from weights_tools import direct_file
 from weights_tools.staged_file import StagedFile
 
 STRETCHES = {0: [(7, 100), (40, 33), (1, 4096)], 12 * PAGE: [(1, 1)], 20 * PAGE: [(50, 512), (3, 5)]}
@@ -58,7 +58,7 @@ def test_it_arrives_on_a_filesystem_in_memory(threads):
 
 @pytest.mark.parametrize("call", ["open", "pwrite"])
 def test_it_arrives_where_direct_writes_are_refused(tmp_path, threads, monkeypatch, call):
-    direct = staged_file._DIRECT
+    direct = direct_file._DIRECT
     if not direct:
         pytest.skip("this system has no direct writes")
     original, descriptors = {"open": os.open, "pwrite": os.pwrite}, set()

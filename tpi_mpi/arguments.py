@@ -97,6 +97,17 @@ def _add_sampling(group) -> None:
     add("--stop", metavar="TEXT", action="append", help="end before this text appears; may be given several times")
 
 
+def add_timeout(group) -> None:
+    """The option that every program has that is several ranks."""
+    group.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="end everywhere within so many when a machine is lost or a disk hangs (default: 60)",
+    )
+
+
 def _add_machine(group) -> None:
     add = group.add_argument
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
@@ -109,13 +120,7 @@ def _add_machine(group) -> None:
         default=True,
         help="add up a chunk of a prompt while the next is computed (default: yes)",
     )
-    add(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=60.0,
-        help="end everywhere within so many when a machine is lost or a disk hangs (default: 60)",
-    )
+    add_timeout(group)
     add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

@@ -20,3 +20,15 @@ def open_slab(world: World, directory: Path) -> Slab:
             )
     world.same(str(slab.path), slab.identity())
     return slab
+
+
+def open_slabs(directory: Path) -> list[Slab]:
+    """All slabs of a directory. Raises UserError unless they are those of one split, each in its place."""
+    manifest = Manifest.load(directory)
+    slabs = [Slab.open(slab_path(directory, rank)) for rank in range(manifest.ranks)]
+    for rank, slab in enumerate(slabs):
+        if slab.rank != rank or slab.partition.size != len(slabs):
+            raise UserError(f"slab {slab.path} is rank {slab.rank} of {slab.partition.size}; copy the right one")
+        if slab.identity() != slabs[0].identity():
+            raise UserError(f"slab {slab.path} is of another split than {slabs[0].path}; copy it again or split again")
+    return slabs

@@ -10,10 +10,13 @@ from typing import BinaryIO
 from tpi_mpi.errors import UserError
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path`` in one step. Raises UserError where the directory cannot be written to."""
-    with _replacing(path) as file:
-        file.write(text.encode())
+def replace_file(path: Path, content: str | bytes, writer: str = "") -> None:
+    """Writes to ``path`` in one step. Raises UserError where the directory cannot be written to.
+
+    writer: another for each of several processes that may do so at once.
+    """
+    with _replacing(path, writer) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -29,16 +32,16 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} cannot be written; name a file in a directory that exists and can be written to")
 
 
-def partial_name(path: Path) -> Path:
+def partial_name(path: Path, writer: str = "") -> Path:
     """The name that a file has while it is written."""
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name}{writer}.partial")
 
 
-def publish(path: Path) -> None:
+def publish(path: Path, writer: str = "") -> None:
     """Gives a file that is complete under its partial name the name ``path``, once its bytes are on the disk."""
-    with open(partial_name(path), "rb") as file:
+    with open(partial_name(path, writer), "rb") as file:
         os.fsync(file.fileno())
-    os.replace(partial_name(path), path)
+    os.replace(partial_name(path, writer), path)
     sync_directory(path.parent)
 
 
@@ -57,7 +60,7 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
     """A file to write to, which becomes ``path`` when the with-block ends without an error."""
     try:
         if _is_device(path):
@@ -65,8 +68,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
                 yield file
             return
         path = path.resolve()  # a link goes on leading to the file
-        with open(partial_name(path), "wb") as file:
+        with open(partial_name(path, writer), "wb") as file:
             yield file
-        publish(path)
+        publish(path, writer)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from None

@@ -117,6 +117,10 @@ class GenerateOptions:
     system: str | None = None
     logprobs: bool = False
 
+    @property
+    def timeout(self) -> float:
+        return self.machine.timeout
+
     def __post_init__(self):
         if (self.prompt is None) == (self.prompts is None):
             raise UserError("give either --prompt TEXT or --prompts FILE")
@@ -134,6 +138,10 @@ class BenchOptions:
     machine: MachineOptions = MachineOptions()
     prompt_tokens: int = 64
     new_tokens: int = 16
+
+    @property
+    def timeout(self) -> float:
+        return self.machine.timeout
 
     def __post_init__(self):
         _at_least_one(self, "prompt_tokens", "new_tokens")

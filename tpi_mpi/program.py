@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from tpi_mpi.arguments import Parser
-from tpi_mpi.parallel import ROOT, launched_rank, session
+from tpi_mpi.parallel import ROOT, World, launched_rank, session
 from tpi_mpi.processors import Processors
 
 
@@ -25,6 +25,29 @@ def run_program(
     mistakes need not wait for, nor, unless the program is to begin ``cold``, the disk.
     """
     began = time.perf_counter()
+
+    def run(world: World, options) -> None:
+        from tpi_mpi.assembly import open_slab  # with h5py, which help need not wait for either
+        from tpi_mpi.head_start import head_start
+
+        slab, processors = open_slab(world, options.slabs), Processors(world)
+        with nullcontext() if cold else head_start(slab, processors, options.machine):
+            work = _imported(load)
+        work(world, slab, processors, options, began)
+
+    return run_together(arguments, parser, parse, run)
+
+
+def run_together(
+    arguments: Sequence[str] | None,
+    parser: Callable[[], Parser],
+    parse: Callable,
+    run: Callable,
+) -> int:
+    """Runs a function of the world and the options on this rank as on all others; returns its exit status.
+
+    A machine that is lost meanwhile ends the program within the options' ``timeout``.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
         if launched_rank() == ROOT:
@@ -33,14 +56,8 @@ def run_program(
     with session() as world:
         with world.agreed():
             options = parse(arguments)
-        with world.watched(options.machine.timeout):
-            from tpi_mpi.assembly import open_slab  # with h5py, which help need not wait for either
-            from tpi_mpi.head_start import head_start
-
-            slab, processors = open_slab(world, options.slabs), Processors(world)
-            with nullcontext() if cold else head_start(slab, processors, options.machine):
-                run = _imported(load)
-            run(world, slab, processors, options, began)
+        with world.watched(options.timeout):
+            run(world, options)
     return 0
 
 

@@ -7,7 +7,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # A message on its way usually arrives within this many seconds; it is asked for without a pause.
 _SPIN = 0.5e-3
@@ -22,10 +22,31 @@ def wait(requests: Sequence) -> None:
     patience = time.perf_counter() + _SPIN
     for request in requests:
         while not request.Test():
-            if time.perf_counter() < patience:
-                os.sched_yield()
-            else:
-                time.sleep(_NAP)
+            _pause(patience)
+
+
+def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
+    """Returns when all tasks are through. A task yields questions, and goes on when the answer to one is yes."""
+    questions = {task: lambda: True for task in tasks}
+    patience = time.perf_counter() + _SPIN
+    while questions:
+        ready = [task for task, question in questions.items() if question()]
+        for task in ready:
+            questions[task] = next(task, None)
+            if questions[task] is None:
+                del questions[task]
+        if ready:
+            patience = time.perf_counter() + _SPIN
+        else:
+            comm.Iprobe()  # messages move only while MPI is asked something, which the questions may not do
+            _pause(patience)
+
+
+def _pause(patience: float) -> None:
+    if time.perf_counter() < patience:
+        os.sched_yield()
+    else:
+        time.sleep(_NAP)
 
 
 def sharpen_naps() -> None:

@@ -1,24 +1,19 @@
-"""A file that is written through an aligned buffer, past the page cache where the filesystem allows it."""
+"""A file that is written through an aligned buffer."""
 
-import errno
 import mmap
-import os
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
 import torch
 
-from tpi_mpi.errors import UserError
 from tpi_mpi.slabs import PAGE
-
-_DIRECT = getattr(os, "O_DIRECT", 0)
+from weights_tools.direct_file import DirectFile
 
 
 class StagedFile:
     """Writes stretches of an existing file, each in order from a page-aligned offset on.
 
-    What is written is not read again soon: the page cache would only cost a copy, and the memory of others. One
-    buffer is filled while the other is written. The last page of a stretch is filled up with zeros, so the next
+    One buffer is filled while the other is written. The last page of a stretch is filled up with zeros, so the next
     stretch must begin on a later one.
 
     capacity: bytes of each of two buffers, a multiple of the page.
@@ -26,10 +21,8 @@ class StagedFile:
     """
 
     def __init__(self, path: Path, capacity: int, threads: Executor):
-        self._path = path
         self._threads = threads
-        self._direct = bool(_DIRECT)
-        self._descriptor = self._open()
+        self._file = DirectFile(path, "split again")
         self._capacity = capacity
         self._buffer, self._other = mmap.mmap(-1, capacity), mmap.mmap(-1, capacity)  # aligned, for direct writes
         self._offset, self._filled = 0, 0
@@ -69,14 +62,12 @@ class StagedFile:
         """Returns when everything is on the disk."""
         self.finish()
         self._writing.result()
-        self._system(os.fsync)
+        self._file.sync()
 
     def close(self) -> None:
         """Leaves out what is still in the buffer."""
         wait([self._writing])
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
     def _write(self, count: int) -> None:
         """Has whole pages written from the buffer's start; what is behind them begins the other buffer."""
@@ -88,30 +79,4 @@ class StagedFile:
 
     def _write_out(self, buffer: mmap.mmap, count: int, offset: int) -> None:
         with memoryview(buffer) as view:
-            written = 0
-            while written < count:
-                written += self._system(os.pwrite, view[written:count], offset + written)
-
-    def _system(self, call, *arguments):
-        try:
-            return call(self._descriptor, *arguments)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f"the disk is full while {self._path} is written; free some space and split again"
-                ) from None
-            if error.errno != errno.EINVAL or not self._direct:
-                raise
-        self._direct = False  # nor is every write allowed to be direct
-        os.close(self._descriptor)
-        self._descriptor = self._open()
-        return self._system(call, *arguments)
-
-    def _open(self) -> int:
-        try:
-            return os.open(self._path, os.O_WRONLY | (_DIRECT if self._direct else 0))
-        except OSError as error:
-            if error.errno != errno.EINVAL or not self._direct:
-                raise
-        self._direct = False  # this filesystem knows no direct writes
-        return self._open()
+            self._file.write(view[:count], offset)

@@ -15,11 +15,11 @@ import xxhash
 
 from tpi_mpi import command
 from tpi_mpi.arguments import Parser
+from tpi_mpi.assembly import open_slabs
 from tpi_mpi.blocks import EMBEDDING, TensorSpec, blocks_of
 from tpi_mpi.errors import TpiError, UserError, say
-from tpi_mpi.manifest import Manifest
 from tpi_mpi.mapping import SlabFile
-from tpi_mpi.slabs import Slab, slab_path
+from tpi_mpi.slabs import Slab
 from weights_tools.checkpoint import Checkpoint
 from weights_tools.progress import bytes_bar
 
@@ -29,18 +29,6 @@ def verify_parser() -> Parser:
     parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     parser.add_argument("--checkpoint", type=Path, help="compare with the checkpoint, bit for bit")
     return parser
-
-
-def open_slabs(directory: Path) -> list[Slab]:
-    """All slabs of a directory. Raises UserError unless they are those of one split, each in its place."""
-    manifest = Manifest.load(directory)
-    slabs = [Slab.open(slab_path(directory, rank)) for rank in range(manifest.ranks)]
-    for rank, slab in enumerate(slabs):
-        if slab.rank != rank or slab.partition.size != len(slabs):
-            raise UserError(f"slab {slab.path} is rank {slab.rank} of {slab.partition.size}; copy the right one")
-        if slab.identity() != slabs[0].identity():
-            raise UserError(f"slab {slab.path} is of another split than {slabs[0].path}; copy it again or split again")
-    return slabs
 
 
 def check_blocks(slabs: Sequence[Slab]) -> None:
