@@ -21,7 +21,7 @@ class Exchange(ABC):
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         self.comm, self.rank, self.size = world.comm, world.rank, world.size
         self.wire = wire
-        self._width, self._most_rows = width, most_rows
+        self._numbers = width * most_rows
         self._requests = Requests(lambda rows: self.build(rows * width))
         self._expected: int | None = None
 
@@ -35,13 +35,16 @@ class Exchange(ABC):
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor | None:
         """The sum (T, width) in float32, on the ranks that get it. Valid until the next call."""
-        rows = len(partial)
+        total = self.run(partial, *self.take(len(partial)))
+        return None if total is None else total.view(partial.shape)
+
+    def take(self, rows: int) -> tuple[list, ...]:
+        """The requests of the next sum, its receives posted."""
         if self._expected is None:
             self.expect(rows)
         assert self._expected == rows, f"a sum of {rows} rows, where {self._expected} were expected"
         self._expected = None
-        total = self.run(partial, *self._requests.of(rows))
-        return None if total is None else total.view(rows, self._width)
+        return self._requests.of(rows)
 
     def choice(self) -> dict | None:
         """None: there was none."""
@@ -63,10 +66,14 @@ class Exchange(ABC):
         """Room for a message, or for so many, of the largest partial."""
         return torch.empty(*number, self.wire.nbytes(self.most), dtype=torch.uint8)
 
+    def stretch(self, first: int, last: int) -> slice:
+        """Where in a message the numbers from ``first`` to ``last`` are; both are bounds of groups, or the end."""
+        return slice(self.wire.nbytes(first), self.wire.nbytes(last))
+
     @property
     def most(self) -> int:
         """Numbers of the largest partial."""
-        return self._most_rows * self._width
+        return self._numbers
 
     def others(self) -> list[int]:
         """All other ranks, beginning with the one after this: messages sent in this order meet no queue."""

@@ -38,7 +38,7 @@ class ReduceScatterAllreduce(Exchange):
 
     def _stretch(self, count: int, rank: int) -> slice:
         """Where in a message a rank's part is."""
-        return slice(*(self.wire.nbytes(bound) for bound in self._part(count, rank)))
+        return self.stretch(*self._part(count, rank))
 
     def _own_parts(self, count: int) -> torch.Tensor:
         """This rank's part of each partial."""

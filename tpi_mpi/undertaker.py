@@ -5,6 +5,7 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 # What Open MPI, MPICH and their relatives start ranks with.
 _LAUNCHERS = {
@@ -18,16 +19,16 @@ def bury_after(seconds: float) -> None:
 
     Only where the launcher is an ancestor of this process; other batch systems end what they have started themselves.
     """
-    rank, launcher = os.getpid(), _launcher()
+    doomed = [process for process in (_launcher(), os.getpid()) if process]  # the launcher first, or it would complain
+    began = {process: _stat(process).began for process in doomed}
     if os.fork():
         return
     try:
         os.setsid()  # out of the group that the launcher ends
         time.sleep(seconds)
-        lost = [launcher, *_below(launcher)] if launcher else []  # the launcher first, or it would complain
-        for process in [*lost, rank]:
-            if process != os.getpid():
-                _kill(process)
+        for process in doomed:
+            if _stat(process).began == began[process]:  # not another one of that number
+                _kill([process, *(child for child in _below(process) if child != os.getpid())])
     finally:
         os._exit(0)
 
@@ -36,28 +37,36 @@ def _launcher() -> int | None:
     """The nearest ancestor that is a launcher, where the system shows its processes as files."""
     process = os.getppid()
     while process > 1:
-        name, parent = _stat(process)
-        if name in _LAUNCHERS:
+        found = _stat(process)
+        if found.name in _LAUNCHERS:
             return process
-        process = parent
+        process = found.parent
     return None
 
 
 def _below(process: int) -> list[int]:
     """All descendants of a process."""
-    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name))[1] == process]
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name)).parent == process]
     return [descendant for child in children for descendant in [child, *_below(child)]]
 
 
-def _stat(process: int) -> tuple[str, int]:
-    """Name and parent; nothing of what is gone."""
+class _Stat(NamedTuple):
+    name: str = ""
+    parent: int = 0
+    began: str = ""
+
+
+def _stat(process: int) -> _Stat:
+    """What the system says of a process; nothing of what is gone."""
     try:
         name, rest = Path(f"/proc/{process}/stat").read_text().split("(", 1)[1].rsplit(")", 1)
     except (OSError, IndexError):
-        return "", 0
-    return name, int(rest.split()[1])
+        return _Stat()
+    fields = rest.split()  # from the third on
+    return _Stat(name, int(fields[1]), fields[19])
 
 
-def _kill(process: int) -> None:
-    with suppress(OSError):  # it may have ended, as it should
-        os.kill(process, signal.SIGKILL)
+def _kill(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(OSError):  # it may have ended, as it should
+            os.kill(process, signal.SIGKILL)

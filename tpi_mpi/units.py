@@ -9,6 +9,7 @@ for _power, _letter in enumerate("kmgt", start=1):
     _FACTORS[f"{_letter}ib"] = 1024**_power
     _FACTORS[f"{_letter}b"] = 1000**_power
 
+KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 

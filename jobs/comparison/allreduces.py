@@ -1,0 +1,98 @@
+"""Times every allreduce on these machines, beside the floor that their links set for the star.
+
+    mpirun -np 4 --hostfile hosts python jobs/comparison/allreduces.py --kib 16,32,64
+
+Standard output carries one JSON object a size. Two times each, in seconds, the median on the slowest rank: of sums in
+a row, as a token's are, and of one that all ranks begin at the same moment, where all share one clock (machines that
+are emulated on one do). Of sums in a row, the next begins for the ranks that are served first while others still
+wait, so they may take less than the floor: two latencies and 2 (size - 1) messages on rank 0's link.
+Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doubling: mpirun
+    --mca coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3 ... --only mpi
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tpi_mpi.allreduce import ALGORITHMS
+from tpi_mpi.auto import expected_seconds, slowest
+from tpi_mpi.links import Link, probe_links
+from tpi_mpi.options import WIRES
+from tpi_mpi.parallel import World, session
+from tpi_mpi.wire import wire
+
+WARM_UP, TIMES = 4, 25
+
+
+def in_a_row(world: World, allreduce, partial: torch.Tensor) -> float:
+    world.barrier()
+    taken = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        allreduce.sum(partial)
+        taken.append(time.perf_counter() - began)
+    return max(world.broadcast(world.gather(median(taken))))
+
+
+def at_once(world: World, allreduce, partial: torch.Tensor) -> float:
+    taken = []
+    for _ in range(TIMES):
+        start = world.broadcast(time.monotonic() + 0.03)
+        while time.monotonic() < start:
+            pass
+        allreduce.sum(partial)
+        taken.append(max(world.broadcast(world.gather(time.monotonic() - start))))
+    return median(taken)
+
+
+def one_clock(world: World) -> bool:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    boots = world.broadcast(world.gather(boot.read_text() if boot.exists() else world.rank))
+    return len(set(boots)) == 1
+
+
+def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float]:
+    partial = torch.ones(1, kib * 256)
+    allreduce = ALGORITHMS[name](world, wire(wire_name), partial.shape[1], 1)
+    for _ in range(WARM_UP):
+        allreduce.sum(partial)
+    times = {"in_a_row": in_a_row(world, allreduce, partial)}
+    if one_clock(world):
+        times["at_once"] = at_once(world, allreduce, partial)
+    if choice := allreduce.choice():
+        times["chosen"] = choice["trials"][0]["chosen"]
+    allreduce.free()
+    return times
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Times every allreduce on these machines.")
+    names = lambda text: text.split(",")  # noqa: E731
+    parser.add_argument("--kib", type=lambda text: [int(part) for part in text.split(",")], default=[16, 32, 64])
+    parser.add_argument("--only", type=names, default=list(ALGORITHMS), help="names of allreduces")
+    parser.add_argument("--wire", choices=WIRES, default="float32")
+    parser.add_argument("--link", metavar="MS,MBIT/S", help="what the links are known to give (default: measured)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    options = arguments()
+    with session() as world:
+        link = slowest(probe_links(world))
+        if options.link:
+            milliseconds, megabits = map(float, options.link.split(","))
+            link = Link(milliseconds / 1e3, megabits * 1e6 / 8)
+        for kib in options.kib:
+            floor = expected_seconds("star", world.size, link, kib * 1024)
+            times = {name: measure(world, name, options.wire, kib) for name in options.only}
+            if world.is_root:
+                print(json.dumps({"ranks": world.size, "kib": kib, "floor": floor, "times": times}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
