@@ -1,0 +1,117 @@
+"""The recipes for Slurm, submitted to a Slurm."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import machines
+import pytest
+from conftest import REPOSITORY, mpirun, run_module
+from slurm import Slurm, SlurmJob, await_that, why_not
+
+SPLIT, GENERATE = (str(REPOSITORY / "jobs" / name) for name in ("split.slurm", "generate.slurm"))
+ANSWER_TOKENS = ("--max-new-tokens", "60")
+WORDS = "slab window block rank sweep allreduce prefill report budget checkpoint partition token cache stall".split()
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    if reason := why_not():
+        (pytest.fail if os.environ.get("TPI_MPI_NEED_SLURM") else pytest.skip)(reason)
+    with tempfile.TemporaryDirectory(prefix="slurm-") as directory, Slurm(Path(directory)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def slabs(slurm, demo, tmp_path_factory) -> Path:
+    """Slabs for two ranks, split by a job."""
+    path = tmp_path_factory.mktemp("slurm") / "the slabs"
+    job = slurm.submit(SPLIT, CHECKPOINT=str(demo), SLABS=str(path), RANKS="2", PYTHON=sys.executable)
+    assert job.ended() == "COMPLETED", job
+    return path
+
+
+@pytest.fixture
+def variables(slurm, slabs, tmp_path) -> dict[str, str]:
+    """The environment that generate.slurm is submitted with, for files in a directory of the test's own."""
+    prompts = tmp_path / "the prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": word, "prompt": f"What is a {word}?"}) + "\n" for word in WORDS))
+    return {
+        "PYTHON": sys.executable,
+        "MPIRUN": mpirun(1)[0],
+        "SLABS": str(slabs),
+        "PROMPTS": str(prompts),
+        "ANSWERS": str(tmp_path / "the answers.jsonl"),
+        "REPORT": str(tmp_path / "the report.json"),
+        "SCRATCH": str(slurm.scratch),
+        "OMPI_MCA_btl_tcp_if_include": machines.NETWORK,
+    }
+
+
+def submit(slurm: Slurm, variables: dict[str, str], *arguments: str, nodes: int) -> SlurmJob:
+    """generate.slurm with two ranks, on so many nodes."""
+    size = [f"--nodes={nodes}", f"--ntasks-per-node={2 // nodes}", "--cpus-per-task=1", f"--mem={1800 // nodes}M"]
+    return slurm.submit(*size, *arguments, **variables)
+
+
+def lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def copies(slurm: Slurm) -> dict[str, int]:
+    """The slabs on the nodes' disks, and when each was written."""
+    paths = [path for node in slurm.nodes for path in slurm.disk(node).glob("*/rank*.h5")]
+    return {f"{path.name} on {path.parts[-3]}": path.stat().st_mtime_ns for path in paths}
+
+
+def test_whole_slabs_are_not_split_again(slurm, slabs, demo):
+    before = {path.name: path.stat().st_mtime_ns for path in slabs.iterdir()}
+    job = slurm.submit(SPLIT, CHECKPOINT=str(demo), SLABS=str(slabs), RANKS="2", PYTHON=sys.executable)
+    assert job.ended() == "COMPLETED"
+    assert "holds whole slabs already" in str(job)
+    assert {path.name: path.stat().st_mtime_ns for path in slabs.iterdir()} == before
+
+
+def test_a_job_that_is_put_back_goes_on_where_it_was(slurm, slabs, variables, tmp_path):
+    """By whom runs the cluster; then by itself, as when its time is nearly over."""
+    job = submit(slurm, {**variables, "KEEP": ""}, GENERATE, *ANSWER_TOKENS, nodes=len(slurm.nodes))
+    await_that(lambda: len(lines(variables["ANSWERS"])) >= 2, 60, job)
+    slurm.call("scontrol", "requeue", job.number)
+    copied = copies(slurm)
+    assert len(copied) == 2
+    done = len(lines(variables["ANSWERS"]))
+    await_that(lambda: job.shown("Restarts") == "1", 60, job)
+    await_that(lambda: len(lines(variables["ANSWERS"])) >= done + 2, 60, job)
+    slurm.call("scancel", "--batch", "--signal=USR1", job.number)
+    assert copies(slurm) == copied
+    assert len(lines(variables["ANSWERS"])) < len(WORDS)
+    assert job.ended() == "COMPLETED", job
+    assert job.shown("Restarts") == "2"
+    assert not copies(slurm)
+
+    plain = str(tmp_path / "plain.jsonl")
+    arguments = ("--prompts", variables["PROMPTS"], "--output", plain, *ANSWER_TOKENS, "--threads", "1")
+    run_module("tpi_mpi.generate", slabs, *arguments, ranks=2, check=True)
+    assert lines(variables["ANSWERS"]) == lines(plain)
+    report = json.loads(Path(variables["REPORT"]).read_text())
+    assert {rank["host"] for rank in report["ranks"]} == set(slurm.nodes)
+    assert {rank["threads"] for rank in report["ranks"]} == {1}
+    assert {rank["budget_bytes"] for rank in report["ranks"]} == {810 << 20}
+
+
+def test_a_job_that_gets_nothing_done_is_not_put_back(slurm, variables):
+    job = submit(slurm, variables, GENERATE, nodes=1)
+    await_that(lambda: copies(slurm), 60, job)
+    slurm.call("scancel", "--batch", "--signal=USR1", job.number)
+    assert job.ended() == "FAILED", job
+    assert "give it more with --time" in str(job)
+    assert job.shown("Restarts") == "0"
+
+
+def test_a_mistake_is_the_job_s_exit_status(slurm, variables, tmp_path):
+    job = submit(slurm, {**variables, "SLABS": str(tmp_path / "none"), "SCRATCH": ""}, GENERATE, nodes=1)
+    assert job.ended() == "FAILED", job
+    assert "none does not exist" in str(job)
+    assert job.shown("ExitCode") == "2:0"
