@@ -13,6 +13,9 @@ _LAUNCHERS = {
     *("mpiexec.hydra", "hydra_pmi_proxy", "mpiexec.gforker"),
 }
 
+# Seconds between two looks at whether they still are there.
+_GLANCE = 0.05
+
 
 def bury_after(seconds: float) -> None:
     """Leaves a process behind that kills this one, its launcher here and all that this has started, unless they end.
@@ -25,7 +28,9 @@ def bury_after(seconds: float) -> None:
         return
     try:
         os.setsid()  # out of the group that the launcher ends
-        time.sleep(seconds)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(_stat(process).began == began[process] for process in doomed):
+            time.sleep(_GLANCE)
         for process in doomed:
             if _stat(process).began == began[process]:  # not another one of that number
                 _kill([process, *(child for child in _below(process) if child != os.getpid())])
