@@ -54,7 +54,7 @@ def test_imports_only_go_down(module):
 DOORS = {
     "mpi4py": {"tpi_mpi.parallel", "tpi_mpi.allreduce", "tpi_mpi.processors"},
     "h5py": {"tpi_mpi.slabs"},
-    "mmap": {"tpi_mpi.mapping", "tpi_mpi.pages", "tpi_mpi.probes", "tpi_mpi.rehearsal", "weights_tools.staged_file"},
+    "mmap": {"tpi_mpi.mapping", "tpi_mpi.pages", "tpi_mpi.disks", "tpi_mpi.rehearsal", "weights_tools.staged_file"},
     "safetensors": {"weights_tools.checkpoint", "weights_tools.synth"},
     "tokenizers": {"tpi_mpi.tokenizer", "weights_tools.synth"},
     "jinja2": {"tpi_mpi.chat"},
