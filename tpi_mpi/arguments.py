@@ -12,6 +12,7 @@ from tpi_mpi.options import (
     MACHINE_KEYS,
     SAMPLING_KEYS,
     BenchOptions,
+    CheckOptions,
     GenerateOptions,
     MachineOptions,
     SamplingOptions,
@@ -82,6 +83,31 @@ def bench_parser() -> Parser:
     add("--prompt-tokens", metavar="P", type=int, default=64, help="length of the prompt (default: 64)")
     add("--new-tokens", metavar="K", type=int, default=16, help="tokens to time after it (default: 16)")
     _add_machine(parser.add_argument_group("machine"))
+    return parser
+
+
+def parse_check(arguments: Sequence[str] | None) -> CheckOptions:
+    """Reads the command line of tpi_mpi.check. Raises UserError where it makes no sense."""
+    given = vars(check_parser().parse_args(arguments))
+    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
+    return CheckOptions(machine=machine, **given)
+
+
+def check_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.check",
+        usage="mpirun -np N %(prog)s SLABS [options]",
+        description="Looks at all machines at once, and says what is wrong.",
+    )
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split, or a checkpoint")
+    add("--prompt-tokens", metavar="P", type=int, default=64, help="a prompt to expect (default: 64)")
+    new = f"tokens after it, to have room for (default: {DEFAULT_NEW_TOKENS})"
+    add("--new-tokens", metavar="K", type=int, default=DEFAULT_NEW_TOKENS, help=new)
+    add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
+    add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
+    add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
+    add("--report", metavar="FILE.json", type=Path, help="write what was found, for weights_tools.split --ratios-from")
     return parser
 
 

@@ -11,12 +11,18 @@ from tpi_mpi.slabs import Slab, slab_path
 def open_slab(world: World, directory: Path) -> Slab:
     """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
     with world.agreed():
-        Manifest.load(directory).check_size(world.size)
-        slab = Slab.open(slab_path(directory, world.rank))
-        if (slab.rank, slab.partition.size) != (world.rank, world.size):
-            raise UserError(
-                f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
-                f"{world.rank} of {world.size}; copy this rank's own slab here"
-            )
+        slab = own_slab(directory, world.rank, world.size)
     world.same(str(slab.path), slab.identity())
+    return slab
+
+
+def own_slab(directory: Path, rank: int, size: int) -> Slab:
+    """The slab of one rank. Raises UserError where it is not there, is damaged, or another rank's or split's."""
+    Manifest.load(directory).check_size(size)
+    slab = Slab.open(slab_path(directory, rank))
+    if (slab.rank, slab.partition.size) != (rank, size):
+        raise UserError(
+            f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
+            f"{rank} of {size}; copy this rank's own slab here"
+        )
     return slab

@@ -138,6 +138,13 @@ def launched_rank() -> int:
     return ROOT
 
 
+def mpi_library() -> str:
+    """The MPI library's name and version, once MPI is started."""
+    from mpi4py import MPI
+
+    return " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
+
+
 def _start_mpi():
     # Open MPI's one-sided libfabric transport, which nothing here uses, takes a second to look for devices.
     os.environ.setdefault("OMPI_MCA_btl", "^ofi")
