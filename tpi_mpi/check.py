@@ -22,9 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(world: World, options: CheckOptions, began: float) -> None:
-    from tpi_mpi.checkup import check
+    from tpi_mpi.subject import agree
 
-    check(world, options)
+    subject = agree(world, options)
+    from tpi_mpi.checkup import check  # with torch, which mistakes need not wait for
+
+    check(world, subject, options)
 
 
 if __name__ == "__main__":

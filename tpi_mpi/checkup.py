@@ -25,7 +25,7 @@ from tpi_mpi.parallel import Stopped, World
 from tpi_mpi.prediction import Machine, Share, Work, predict, shares
 from tpi_mpi.processors import Processors
 from tpi_mpi.rehearsal import rehearse
-from tpi_mpi.report import check_outputs, write_outputs
+from tpi_mpi.report import write_outputs
 from tpi_mpi.roll_call import roll_call
 from tpi_mpi.sketch import sketch
 from tpi_mpi.slabs import slab_path
@@ -33,11 +33,8 @@ from tpi_mpi.subject import Subject
 from tpi_mpi.versions import versions
 
 
-def check(world: World, options: CheckOptions) -> None:
+def check(world: World, subject: Subject, options: CheckOptions) -> None:
     """Prints the whole check. Raises Stopped, with status 1, on every rank, where something is wrong."""
-    with world.agreed():
-        subject = _subject(world, options) if world.is_root else None
-    subject = Subject.from_json(world.broadcast(subject.to_json() if subject else None))
     with _Checkup(world, options, subject) as checkup:
         own = checkup.report()
         links, sums = probe_links(world), checkup.sums()
@@ -47,17 +44,6 @@ def check(world: World, options: CheckOptions) -> None:
         _publish(options, report)
     if world.broadcast(bool(report and report["problems"])):
         raise Stopped(1)
-
-
-def _subject(world: World, options: CheckOptions) -> Subject:
-    """On rank 0: what it has. What would fail only at the end is found here."""
-    check_outputs(options.machine)
-    subject = Subject.load(options.slabs, world.size)
-    if options.prompt_tokens > subject.config.context_length:
-        raise UserError(
-            f"--prompt-tokens is {options.prompt_tokens}; the model's context is {subject.config.context_length}"
-        )
-    return subject
 
 
 class _Checkup:

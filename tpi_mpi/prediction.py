@@ -1,7 +1,7 @@
 """What a partition of a model will take on machines that were measured.
 
 The same reasoning as the floor's, with what each rank's memory budget leaves for the blocks that the partition gives
-it. What is the same on all ranks at the same time (products, sums) is added up; reading goes on behind it.
+it, and the output head added to the products, because the other ranks wait for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from math import prod
 
 import torch
 
+from tpi_mpi.blocks import LAYERS
 from tpi_mpi.budget import Plan, plan
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import UserError
@@ -62,21 +63,30 @@ class Work:
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of a partition. fixed: bytes that everything but weights takes. blocks: bytes of each."""
+    """One rank's part of a partition.
+
+    blocks: bytes of each. elements: numbers in the layers. head: bytes of the output head, which rank 0 alone
+        multiplies while the others wait. sums: blocks after which there is a sum over the ranks.
+    fixed: bytes of memory that everything but weights takes.
+    """
 
     blocks: Mapping[str, int]
     elements: int
     head: int
+    sums: int
     fixed: int
 
     @classmethod
     def of(cls, slab: Slab, machine: Machine, work: Work) -> "Share":
-        model, blocks = ModelShare(slab.config, slab.partition, slab.rank), slab.sweep
+        model = ModelShare(slab.config, slab.partition, slab.rank)
         kept = model.cache_size(work.capacity, getattr(torch, slab.dtype))
+        layers = [extent for name, extent in slab.sweep.items() if name.startswith(LAYERS)]
+        blocks = {name: extent.nbytes for name, extent in slab.sweep.items()}
         return cls(
-            blocks={name: extent.nbytes for name, extent in blocks.items()},
-            elements=sum(prod(tensor.shape) for extent in blocks.values() for tensor in extent.tensors),
-            head=sum(extent.nbytes for name, extent in blocks.items() if not name.startswith("layers.")),
+            blocks=blocks,
+            elements=sum(prod(tensor.shape) for extent in layers for tensor in extent.tensors),
+            head=sum(blocks.values()) - sum(extent.nbytes for extent in layers),
+            sums=len(layers),
             fixed=machine.taken + kept + model.activations(work.capacity, work.chunk),
         )
 
@@ -114,10 +124,15 @@ def predict(shares: Sequence[Share], machines: Sequence[Machine], work: Work) ->
         for own, share in zip(plans, shares, strict=True)
     )
     rates = [_rates(*rank, stays) for rank, stays in zip(ranks, pinned, strict=True)]
-    blocks = sum(name.startswith("layers.") for name in shares[0].blocks)
-    token = token_floor(rates, blocks, work.token_sum)
-    prompt = prompt_floor(rates, work.prompt_tokens, blocks, work.prompt_sum)
-    return Prediction(prompt.total, token.total, pinned)
+    layers = max((share.nbytes - share.head) / machine.vector for share, machine in ranks)
+    head = shares[0].head / machines[0].vector
+    token = token_floor(rates, shares[0].sums, work.token_sum)
+    prompt = prompt_floor(rates, work.prompt_tokens, shares[0].sums, work.prompt_sum)
+    return Prediction(
+        ttft=max(prompt.read, prompt.compute + prompt.allreduce + head),
+        tpot=max(token.read, layers + token.allreduce + head),
+        pinned=pinned,
+    )
 
 
 def _plan(rank: int, share: Share, machine: Machine) -> Plan:

@@ -6,7 +6,10 @@ from pathlib import Path
 from tpi_mpi.assembly import own_slab
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import UserError
+from tpi_mpi.files import check_writable
 from tpi_mpi.manifest import MANIFEST, Manifest
+from tpi_mpi.options import CheckOptions
+from tpi_mpi.parallel import World
 from tpi_mpi.partition import Partition
 from tpi_mpi.slabs import ITEMSIZE
 
@@ -50,3 +53,20 @@ class Subject:
     def from_json(cls, value: dict) -> "Subject":
         config, partition = ModelConfig.from_keys(value["config"]), Partition.from_json(value["partition"])
         return cls(**{**value, "config": config, "partition": partition})
+
+
+def agree(world: World, options: CheckOptions) -> Subject:
+    """What rank 0 is to run, on every rank. Stops all ranks where that is nothing that could be run."""
+    with world.agreed():
+        subject = _settle(world, options) if world.is_root else None
+    return Subject.from_json(world.broadcast(subject.to_json() if subject else None))
+
+
+def _settle(world: World, options: CheckOptions) -> Subject:
+    if options.machine.report:
+        check_writable(options.machine.report)
+    subject = Subject.load(options.slabs, world.size)
+    context = subject.config.context_length
+    if options.prompt_tokens > context:
+        raise UserError(f"--prompt-tokens is {options.prompt_tokens}; the model's context is {context}")
+    return subject

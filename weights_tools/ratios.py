@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from tpi_mpi.config import ModelConfig
@@ -21,17 +22,20 @@ class Ability:
 
     room: bytes that stay in memory where nothing is streamed. window: how many of them the window takes where
         something is. read, product: bytes a second that it streams, and multiplies.
+    idle: seconds of each token in which it multiplies nothing. most: bytes with which its largest block still fits.
     """
 
     room: int
     window: int
     read: float
     product: float
+    idle: float
+    most: float = inf
 
-    def bytes_within(self, seconds: float, sums: float) -> float:
-        """Bytes of weights that it gets through in a token's time, ``sums`` of which it communicates."""
+    def bytes_within(self, seconds: float) -> float:
+        """Bytes of weights that it gets through in a token's time."""
         streaming = self.room - self.window + self.read * seconds
-        return max(0.0, min(max(self.room, streaming), self.product * (seconds - sums)))
+        return max(0.0, min(max(self.room, streaming), self.product * (seconds - self.idle), self.most))
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,23 @@ class Choice:
     equal: Prediction | None
 
 
-def deal(abilities: Sequence[Ability], nbytes: int, sums: float) -> list[float]:
+def deal(abilities: Sequence[Ability], nbytes: int) -> list[float]:
     """Bytes for each rank, ``nbytes`` in all, so that all are done at the same time, the earliest possible."""
-    low = high = sums + 1e-6
-    while _dealt(abilities, high, sums) < nbytes:
+    most = [ability.most for ability in abilities]
+    if sum(most) <= nbytes:
+        return [own * nbytes / max(1, sum(most)) for own in most]
+    low, high = 0.0, 1e-6
+    while _dealt(abilities, high) < nbytes:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (low, middle) if _dealt(abilities, middle, sums) >= nbytes else (middle, high)
-    dealt = [ability.bytes_within(high, sums) for ability in abilities]
+        low, high = (low, middle) if _dealt(abilities, middle) >= nbytes else (middle, high)
+    dealt = [ability.bytes_within(high) for ability in abilities]
     return [own * nbytes / sum(dealt) for own in dealt]
 
 
-def _dealt(abilities: Sequence[Ability], seconds: float, sums: float) -> float:
-    return sum(ability.bytes_within(seconds, sums) for ability in abilities)
+def _dealt(abilities: Sequence[Ability], seconds: float) -> float:
+    return sum(ability.bytes_within(seconds) for ability in abilities)
 
 
 class CheckReport:
@@ -67,27 +74,30 @@ class CheckReport:
 
     def __init__(self, path: Path, config: ModelConfig, ranks: int):
         report = Keys.load(path)
-        if not {"world_size", "work", "ranks"} <= set(report.values):
+        try:
+            self._read(report.values)
+        except (KeyError, TypeError, ValueError):
             report.refuse("is not a report of tpi_mpi.check; write one with mpirun ... tpi_mpi.check --report")
-        if report.positive("world_size") != ranks:
-            report.refuse(f"is of {report.get('world_size')} ranks, not of {ranks}; give --ranks the same number")
-        for key in ("hidden_size", "num_hidden_layers"):
-            if report.positive(key) != getattr(config, key):
-                report.refuse(f"is of another model ({report.get('model')}); check again with this one")
-        if not all(rank["rates"]["read"] for rank in report.get("ranks")):
-            report.refuse("has a rank whose disk was not measured; see to what its problems say and check again")
-        self.dtype = report.get("dtype")
-        self.allreduce = report.get("allreduce")
-        self.machines = [Machine.of(rank) for rank in report.get("ranks")]
-        self.work = Work(**report.object("work"))
+        if len(self.machines) != ranks:
+            report.refuse(f"is of {len(self.machines)} ranks, not of {ranks}; give --ranks {len(self.machines)}")
+        if self._sizes != (config.hidden_size, config.num_hidden_layers):
+            report.refuse(f"is of another model ({report.get('model')}); check again with this one")
+        if not all(machine.read for machine in self.machines):
+            report.refuse("has a rank whose disk was not measured; see to its problems and check again")
+
+    def _read(self, report: Mapping) -> None:
+        self.allreduce = str(report["allreduce"])
+        self.machines = [Machine.of(rank) for rank in report["ranks"]]
+        self.work = Work(**report["work"])
+        self._sizes = (report["hidden_size"], report["num_hidden_layers"])
 
 
-def choose(config: ModelConfig, dtypes: Mapping[str, str], machines: Sequence[Machine], work: Work) -> Choice:
+def choose(config: ModelConfig, dtypes: str | Mapping[str, str], machines: Sequence[Machine], work: Work) -> Choice:
     """The ratios under which a token is expected to take the least. Raises UserError where no ratios would do."""
     equal = shares(config, Partition.of(config, len(machines)), dtypes, machines, work)
     tried, current = [(None, _try(equal, machines, work))], equal
     for _ in range(_ROUNDS):
-        ratios = tuple(deal(_abilities(current, machines), _total(current), _sums(current, work)))
+        ratios = tuple(deal(_abilities(current, machines, work), sum(share.nbytes for share in current)))
         ratios = tuple(max(ratio, 1e-3 * sum(ratios)) for ratio in ratios)
         current = shares(config, Partition.of(config, len(machines), ratios), dtypes, machines, work)
         tried.append((ratios, _try(current, machines, work)))
@@ -119,21 +129,21 @@ def _try(given: Sequence[Share], machines: Sequence[Machine], work: Work) -> Pre
         return error
 
 
-def _abilities(given: Sequence[Share], machines: Sequence[Machine]) -> list[Ability]:
+def _abilities(given: Sequence[Share], machines: Sequence[Machine], work: Work) -> list[Ability]:
+    head = given[0].head / machines[0].vector
     return [
-        Ability(
-            room=max(0, machine.budget - share.fixed),
-            window=2 * max(share.blocks.values()),
-            read=machine.read,
-            product=machine.vector,
-        )
-        for share, machine in zip(given, machines, strict=True)
+        _ability(share, machine, work.token_sum * share.sums + (head if rank else 0))  # all wait for rank 0's head
+        for rank, (share, machine) in enumerate(zip(given, machines, strict=True))
     ]
 
 
-def _total(given: Sequence[Share]) -> int:
-    return sum(share.nbytes for share in given)
-
-
-def _sums(given: Sequence[Share], work: Work) -> float:
-    return work.token_sum * sum(name.startswith("layers.") for name in given[0].blocks)
+def _ability(share: Share, machine: Machine, idle: float) -> Ability:
+    room, largest = max(0, machine.budget - share.fixed), max(share.blocks.values())
+    return Ability(
+        room=room,
+        window=2 * largest,
+        read=machine.read,
+        product=machine.vector,
+        idle=idle,
+        most=share.nbytes * room / largest,
+    )
