@@ -14,6 +14,8 @@ from tpi_mpi.table import show_seconds
 
 # How often shares are computed anew from what those before them leave of each budget.
 _ROUNDS = 4
+# What gains less than this part of a token's time over equal shares is noise of the measurement.
+_GAIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ class CheckReport:
 
 
 def choose(config: ModelConfig, dtypes: str | Mapping[str, str], machines: Sequence[Machine], work: Work) -> Choice:
-    """The ratios under which a token is expected to take the least. Raises UserError where no ratios would do."""
+    """The ratios under which a token is expected to take the least, equal ones unless others gain by it.
+
+    Raises UserError, naming a rank without room, where no ratios would do.
+    """
     equal = shares(config, Partition.of(config, len(machines)), dtypes, machines, work)
     tried, current = [(None, _try(equal, machines, work))], equal
     for _ in range(_ROUNDS):
@@ -105,7 +110,10 @@ def choose(config: ModelConfig, dtypes: str | Mapping[str, str], machines: Seque
     if not works:
         raise tried[-1][1]
     ratios, best = min(works, key=lambda pair: pair[1].tpot)
-    return Choice(ratios, best, tried[0][1] if isinstance(tried[0][1], Prediction) else None)
+    first, same = works[0]
+    if first is None and best.tpot > same.tpot * (1 - _GAIN):
+        return Choice(None, same, same)
+    return Choice(ratios, best, None if first else same)
 
 
 def describe(choice: Choice, report: CheckReport) -> Iterator[str]:
