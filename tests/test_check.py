@@ -10,6 +10,7 @@ import pytest
 from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.config import ModelConfig
+from tpi_mpi.disks import steady_rate
 from tpi_mpi.findings import notes, problems
 from tpi_mpi.slabs import slab_path
 from weights_tools.ratios import CheckReport, choose
@@ -176,3 +177,10 @@ def test_what_only_costs_time_is_noted():
     assert shared.startswith("ranks 0, 1 are all on host0")
     assert confined.startswith("mpirun binds rank 1 on host0")
     assert notes([rank(number, host="one") for number in range(3)]) == []
+
+
+def test_a_burst_does_not_count():
+    steady = [(0.1 * tick, 10) for tick in range(1, 11)]
+    assert steady_rate(0.0, steady) == pytest.approx(100)
+    assert steady_rate(0.0, [(0.01, 90), *steady]) == pytest.approx(100)
+    assert steady_rate(0.0, [(2.0, 50)]) == 25

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from tpi_mpi.errors import UserError
@@ -19,6 +19,9 @@ from tpi_mpi.slabs import PAGE, Slab
 from tpi_mpi.units import MIB, format_size
 
 _SECONDS = 1.0
+# What comes in the first part of that is not counted: of what was saved up while the disk was idle, a long run sees
+# little.
+_BURST = 0.25
 # Ways to read directly that were the fastest on one disk or another: (bytes of a read, threads).
 _READERS = ((4 * MIB, 1), (16 * MIB, 1), (16 * MIB, 2), (64 * MIB, 1))
 _SCRATCH_BYTES = 256 * MIB
@@ -114,18 +117,27 @@ def _read(readable: Readable, piece: int, threads: int, start: float) -> float:
     buffers, turns = [_huge_buffer(piece) for _ in range(threads)], count(int(start * len(pieces)))
     deadline = time.perf_counter() + _SECONDS
 
-    def work(buffer: mmap.mmap) -> int:
-        total = 0
+    def work(buffer: mmap.mmap) -> list[tuple[float, int]]:
+        arrived = []
         with memoryview(buffer) as view:
             while time.perf_counter() < deadline:
                 first, last = pieces[next(turns) % len(pieces)]
-                total += os.preadv(readable.descriptor, [view[: last - first]], first)
-        return total
+                nbytes = os.preadv(readable.descriptor, [view[: last - first]], first)
+                arrived.append((time.perf_counter(), nbytes))
+        return arrived
 
     began = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        total = sum(pool.map(work, buffers))
-    return total / (time.perf_counter() - began)
+        arrived = sorted(chain(*pool.map(work, buffers)))
+    return steady_rate(began, arrived)
+
+
+def steady_rate(began: float, arrived: Sequence[tuple[float, int]]) -> float:
+    """Bytes a second of what arrived, (when, bytes) each, from the end of the first burst on, if anything did."""
+    end = arrived[-1][0]
+    settled = began + _BURST * (end - began)
+    since = max((when for when, _ in arrived[:-1] if when <= settled), default=began)
+    return sum(nbytes for when, nbytes in arrived if when > since) / (end - since)
 
 
 def _open(path: Path) -> int:

@@ -1,9 +1,10 @@
 """What a partition of a model will take on machines that were measured.
 
-The same reasoning as the floor's, with what each rank's memory budget leaves for the blocks that the partition gives
-it, and the output head added to the products, because the other ranks wait for it.
+What each rank's memory budget leaves for the blocks that the partition gives it is planned as in a run, and the
+sweeps are simulated.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,11 +15,14 @@ from tpi_mpi.blocks import LAYERS
 from tpi_mpi.budget import Plan, plan
 from tpi_mpi.config import ModelConfig
 from tpi_mpi.errors import UserError
-from tpi_mpi.floor import RankRates, prompt_floor, token_floor
 from tpi_mpi.model import ModelShare
 from tpi_mpi.partition import Partition
+from tpi_mpi.simulation import Lane, Sweep, simulate
 from tpi_mpi.sketch import sketch
 from tpi_mpi.slabs import Slab
+
+# Tokens of which the time is taken, after one that finds the window as the prompt left it.
+_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -117,22 +121,48 @@ def shares(
 
 def predict(shares: Sequence[Share], machines: Sequence[Machine], work: Work) -> Prediction:
     """Raises UserError, naming the rank, where a budget is too small for its share."""
-    ranks = list(zip(shares, machines, strict=True))
-    plans = [_plan(rank, share, machine) for rank, (share, machine) in enumerate(ranks)]
-    pinned = tuple(
-        sum(nbytes for name, nbytes in share.blocks.items() if name in own.pinned)
-        for own, share in zip(plans, shares, strict=True)
+    plans = [_plan(rank, share, machine) for rank, (share, machine) in enumerate(zip(shares, machines, strict=True))]
+    lanes = [Lane(share.blocks, own.pinned, own.capacity) for share, own in zip(shares, plans, strict=True)]
+    pinned = [sum(lane.blocks[name] for name in lane.pinned) for lane in lanes]
+    streamed = [share.nbytes - stays for share, stays in zip(shares, pinned, strict=True)]
+    prompt = Sweep(
+        rates=_rates(machines, [share.nbytes for share in shares]),
+        compute=[_prompt_seconds(*rank, work) for rank in zip(shares, machines, strict=True)],
+        sums=work.prompt_sum,
     )
-    rates = [_rates(*rank, stays) for rank, stays in zip(ranks, pinned, strict=True)]
-    layers = max((share.nbytes - share.head) / machine.vector for share, machine in ranks)
-    head = shares[0].head / machines[0].vector
-    token = token_floor(rates, shares[0].sums, work.token_sum)
-    prompt = prompt_floor(rates, work.prompt_tokens, shares[0].sums, work.prompt_sum)
-    return Prediction(
-        ttft=max(prompt.read, prompt.compute + prompt.allreduce + head),
-        tpot=max(token.read, layers + token.allreduce + head),
-        pinned=pinned,
+    token = Sweep(
+        rates=_rates(machines, streamed),
+        compute=[_token_seconds(*rank) for rank in zip(shares, machines, strict=True)],
+        sums=work.token_sum,
     )
+    ttft, *later = simulate(lanes, [prompt] + [token] * (1 + _TOKENS))
+    return Prediction(ttft, (later[-1] - later[0]) / _TOKENS, tuple(pinned))
+
+
+def _rates(machines: Sequence[Machine], amounts: Sequence[int]) -> list[float]:
+    """Bytes a second that each rank reads: those of one host share its disk, and what one leaves the others get."""
+    amount, rate = Counter(), Counter()
+    for machine, nbytes in zip(machines, amounts, strict=True):
+        amount[machine.host] += nbytes
+        rate[machine.host] += machine.read
+    return [
+        rate[machine.host] * nbytes / amount[machine.host] if nbytes else machine.read
+        for machine, nbytes in zip(machines, amounts, strict=True)
+    ]
+
+
+def _token_seconds(share: Share, machine: Machine) -> dict[str, float]:
+    """By block."""
+    return {name: nbytes / machine.vector for name, nbytes in share.blocks.items()}
+
+
+def _prompt_seconds(share: Share, machine: Machine, work: Work) -> dict[str, float]:
+    """By block. The output head is multiplied with one row even then."""
+    layers = 2 * work.prompt_tokens * share.elements / machine.prompt / (share.nbytes - share.head)
+    return {
+        name: nbytes * layers if name.startswith(LAYERS) else nbytes / machine.vector
+        for name, nbytes in share.blocks.items()
+    }
 
 
 def _plan(rank: int, share: Share, machine: Machine) -> Plan:
@@ -140,16 +170,3 @@ def _plan(rank: int, share: Share, machine: Machine) -> Plan:
         return plan(share.blocks, machine.budget, share.fixed)
     except UserError as error:
         raise UserError(f"rank {rank} on {machine.host}: {error}") from None
-
-
-def _rates(share: Share, machine: Machine, pinned: int) -> RankRates:
-    return RankRates(
-        host=machine.host,
-        weights=share.nbytes,
-        elements=share.elements,
-        streamed=share.nbytes - pinned,
-        read=machine.read,
-        memory=machine.memory,
-        vector=machine.vector,
-        prompt=machine.prompt,
-    )
