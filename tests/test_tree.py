@@ -57,7 +57,7 @@ DOORS = {
     "mmap": {
         "tpi_mpi.mapping",
         "tpi_mpi.pages",
-        "tpi_mpi.probes",
+        "tpi_mpi.disks",
         "tpi_mpi.rehearsal",
         "weights_tools.staged_file",
         "weights_tools.transfer",

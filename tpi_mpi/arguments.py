@@ -13,6 +13,7 @@ from tpi_mpi.options import (
     SAMPLING_KEYS,
     WIRES,
     BenchOptions,
+    CheckOptions,
     GenerateOptions,
     MachineOptions,
     SamplingOptions,
@@ -86,6 +87,29 @@ def bench_parser() -> Parser:
     return parser
 
 
+def parse_check(arguments: Sequence[str] | None) -> CheckOptions:
+    """Reads the command line of tpi_mpi.check. Raises UserError where it makes no sense."""
+    given = vars(check_parser().parse_args(arguments))
+    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
+    return CheckOptions(machine=machine, **given)
+
+
+def check_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.check",
+        usage="mpirun -np N %(prog)s SLABS [options]",
+        description="Looks at all machines at once, and says what is wrong.",
+    )
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split, or a checkpoint")
+    add("--prompt-tokens", metavar="P", type=int, default=64, help="a prompt to expect (default: 64)")
+    new = f"tokens after it, to have room for (default: {DEFAULT_NEW_TOKENS})"
+    add("--new-tokens", metavar="K", type=int, default=DEFAULT_NEW_TOKENS, help=new)
+    _add_run(parser)
+    add("--report", metavar="FILE.json", type=Path, help="write what was found, for weights_tools.split --ratios-from")
+    return parser
+
+
 def _add_sampling(group) -> None:
     add = group.add_argument
     add("--max-new-tokens", metavar="K", type=int, help=f"default: {DEFAULT_NEW_TOKENS}, or what the context leaves")
@@ -108,10 +132,11 @@ def add_timeout(group) -> None:
     )
 
 
-def _add_machine(group) -> None:
+def _add_run(group) -> None:
+    """What a check should be given as a run is."""
     add = group.add_argument
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
-    add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
+    add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
     add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
     add("--wire", choices=WIRES, default="float32", help="what partial results are sent as (default: float32)")
     add(
@@ -121,6 +146,11 @@ def _add_machine(group) -> None:
         help="add up a chunk of a prompt while the next is computed (default: yes)",
     )
     add_timeout(group)
-    add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
+
+
+def _add_machine(group) -> None:
+    _add_run(group)
+    add = group.add_argument
+    add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

@@ -11,13 +11,7 @@ from tpi_mpi.slabs import Slab, slab_path
 def open_slab(world: World, directory: Path) -> Slab:
     """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
     with world.agreed():
-        Manifest.load(directory).check_size(world.size)
-        slab = Slab.open(slab_path(directory, world.rank))
-        if (slab.rank, slab.partition.size) != (world.rank, world.size):
-            raise UserError(
-                f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
-                f"{world.rank} of {world.size}; copy this rank's own slab here"
-            )
+        slab = own_slab(directory, world.rank, world.size)
     world.same(str(slab.path), slab.identity())
     return slab
 
@@ -25,10 +19,20 @@ def open_slab(world: World, directory: Path) -> Slab:
 def open_slabs(directory: Path) -> list[Slab]:
     """All slabs of a directory. Raises UserError unless they are those of one split, each in its place."""
     manifest = Manifest.load(directory)
-    slabs = [Slab.open(slab_path(directory, rank)) for rank in range(manifest.ranks)]
-    for rank, slab in enumerate(slabs):
-        if slab.rank != rank or slab.partition.size != len(slabs):
-            raise UserError(f"slab {slab.path} is rank {slab.rank} of {slab.partition.size}; copy the right one")
+    slabs = [own_slab(directory, rank, manifest.ranks) for rank in range(manifest.ranks)]
+    for slab in slabs:
         if slab.identity() != slabs[0].identity():
             raise UserError(f"slab {slab.path} is of another split than {slabs[0].path}; copy it again or split again")
     return slabs
+
+
+def own_slab(directory: Path, rank: int, size: int) -> Slab:
+    """The slab of one rank. Raises UserError where it is not there, is damaged, or another rank's or split's."""
+    Manifest.load(directory).check_size(size)
+    slab = Slab.open(slab_path(directory, rank))
+    if (slab.rank, slab.partition.size) != (rank, size):
+        raise UserError(
+            f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
+            f"{rank} of {size}; copy this rank's own slab here"
+        )
+    return slab

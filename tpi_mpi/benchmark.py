@@ -13,6 +13,7 @@ import numpy as np
 from tpi_mpi import probes
 from tpi_mpi.blocks import attention_name, feed_forward_name
 from tpi_mpi.decoder import chunk_rows, chunk_sizes
+from tpi_mpi.disks import drop_from_cache, slab_rate
 from tpi_mpi.engine import Engine, Request
 from tpi_mpi.errors import UserError
 from tpi_mpi.floor import Floor, RankRates, prompt_floor, token_floor
@@ -33,8 +34,8 @@ def measure(world: World, slab: Slab, processors: Processors, options: BenchOpti
             check_outputs(options.machine)
         prompt, tokens = _requests(options, slab)
         engine = Engine(world, processors, slab, options.machine, max(prompt.length, tokens.length))
-    reads = [probes.read_rate(world, slab)]
-    probes.drop_from_cache(slab)
+    reads = [slab_rate(world, slab)]
+    drop_from_cache(slab.path)
     latencies, decoded = Latencies(), Latencies()
     with engine:
         load = time.perf_counter() - began
@@ -43,7 +44,7 @@ def measure(world: World, slab: Slab, processors: Processors, options: BenchOpti
         own = rank_report(engine) | {"per_token": decode.per_token(tokens.sampling.max_new_tokens)}
         traces = world.gather(rank_trace(engine))
         allreduce = _allreduce_seconds(world, engine, options)
-    reads.append(probes.read_rate(world, slab))
+    reads.append(slab_rate(world, slab))
     rates = _rates(world, engine, reads)
     ranks = world.gather(own | {"rates": asdict(rates)})
     if world.is_root:

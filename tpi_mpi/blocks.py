@@ -11,6 +11,8 @@ Along = Literal["heads", "kv_heads", "columns", "whole", "root"]
 on every rank; or the whole of it on rank 0 alone."""
 
 EMBEDDING = "embedding"
+LAYERS = "layers."
+"""With this begin the names of all blocks but those that rank 0 alone has."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ class Block:
 
 
 def attention_name(layer: int) -> str:
-    return f"layers.{layer}.attention"
+    return f"{LAYERS}{layer}.attention"
 
 
 def feed_forward_name(layer: int) -> str:
-    return f"layers.{layer}.feed_forward"
+    return f"{LAYERS}{layer}.feed_forward"
 
 
 def head_name(index: int) -> str:

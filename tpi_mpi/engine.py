@@ -80,7 +80,7 @@ class Engine:
         world.describe = self.timeline.describe
         self.blocks = {name: extent.nbytes for name, extent in slab.sweep.items()}
         self._options = options
-        self.overlap = options.overlap and world.size > 1 and world.multithreaded
+        self.overlap = options.overlap and world.overlaps
         self._ranks_here = processors.ranks
         self._capacity = capacity
         self._chunk = min(chunk_rows(slab.config.hidden_size), capacity)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tpi_mpi.errors import UserError
 from tpi_mpi.files import replace_file
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Manifest:
     @classmethod
     def load(cls, directory: Path) -> "Manifest":
         """Raises UserError where the directory is not one that weights_tools.split completed."""
-        path = directory / NAME
+        path = directory / MANIFEST
         if not directory.is_dir():
             raise UserError(f"slab directory {directory} does not exist; make it with weights_tools.split")
         try:
@@ -35,13 +35,13 @@ class Manifest:
             return cls(**{**value, "slab_bytes": tuple(value["slab_bytes"])})
         except FileNotFoundError:
             raise UserError(
-                f"{directory} has no {NAME}; it holds no slabs, or their split was not completed: split again"
+                f"{directory} has no {MANIFEST}; it holds no slabs, or their split was not completed: split again"
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} cannot be read ({error}); copy it again or split again") from None
 
     def save(self, directory: Path) -> None:
-        replace_file(directory / NAME, json.dumps(asdict(self), indent=2) + "\n")
+        replace_file(directory / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
 
     def check_size(self, size: int) -> None:
         """Raises UserError unless there are as many slabs as ranks."""

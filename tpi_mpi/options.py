@@ -147,4 +147,21 @@ class BenchOptions:
         _at_least_one(self, "prompt_tokens", "new_tokens")
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """What tpi_mpi.check is asked for: whether these machines can take a prompt and new tokens of such lengths."""
+
+    slabs: Path
+    machine: MachineOptions = MachineOptions()
+    prompt_tokens: int = 64
+    new_tokens: int = DEFAULT_NEW_TOKENS
+
+    @property
+    def timeout(self) -> float:
+        return self.machine.timeout
+
+    def __post_init__(self):
+        _at_least_one(self, "prompt_tokens", "new_tokens")
+
+
 MACHINE_KEYS = tuple(entry.name for entry in fields(MachineOptions))

@@ -49,6 +49,11 @@ class World:
     def is_root(self) -> bool:
         return self.rank == ROOT
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a thread of its own can exchange messages while another computes."""
+        return self.size > 1 and self.multithreaded
+
     def gather(self, value: object) -> list | None:
         """Every rank's value, in rank order, on rank 0; None elsewhere. The value must be fit for JSON."""
         data = json.dumps(value).encode()
@@ -157,6 +162,13 @@ def launched_rank() -> int:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return ROOT
+
+
+def mpi_library() -> str:
+    """The MPI library's name and version, once MPI is started."""
+    from mpi4py import MPI
+
+    return " ".join(MPI.Get_library_version().splitlines()[0].split(",")[0].split())
 
 
 def _start_mpi():

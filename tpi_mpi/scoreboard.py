@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from tpi_mpi.table import columns, show_rate, show_seconds
 from tpi_mpi.units import format_size
 
 
@@ -11,10 +12,10 @@ def scoreboard(report: dict) -> Iterator[str]:
         f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}, "
         f"a prompt of {report['prompt_tokens']} tokens, then one token at a time"
     )
-    yield from _columns([_RANK_HEADINGS, *map(_rank, report["ranks"])])
+    yield from columns([_RANK_HEADINGS, *map(_rank, report["ranks"])])
     yield ""
     measured = {"ttft": report["ttft_s"], "tpot": report["tpot_s"]["median"]}
-    yield from _columns([_TIME_HEADINGS, *(_times(report, name, seconds) for name, seconds in measured.items())])
+    yield from columns([_TIME_HEADINGS, *(_times(report, name, seconds) for name, seconds in measured.items())])
 
 
 _RANK_HEADINGS = (
@@ -30,11 +31,11 @@ def _rank(rank: dict) -> Sequence[str]:
         str(rank["rank"]),
         rank["host"],
         str(rank["threads"]),
-        *(f"{rates[name] / 1e9:.2f} GB/s" for name in ("read", "memory", "vector")),
+        *(show_rate(rates[name]) for name in ("read", "memory", "vector")),
         format_size(rates["weights"] - rates["streamed"]),
         format_size(rates["streamed"]),
         format_size(token["bytes_fetched"]),
-        *(_seconds(token[f"{activity}_s"]) for activity in ("stall", "compute", "allreduce")),
+        *(show_seconds(token[f"{activity}_s"]) for activity in ("stall", "compute", "allreduce")),
         format_size(rank["peak_rss_bytes"]),
         format_size(rank["budget_bytes"]) if rank["budget_bytes"] else "-",
     )
@@ -43,15 +44,5 @@ def _rank(rank: dict) -> Sequence[str]:
 def _times(report: dict, name: str, measured: float) -> Sequence[str]:
     floor = report["floor"][name]
     parts = ("total_s", "read_s", "compute_s", "allreduce_s", "memory_s")
-    total, *others = (_seconds(floor[part]) for part in parts)
-    return name.upper(), _seconds(measured), total, f"{report['ratio'][name]:.2f}", *others
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+    total, *others = (show_seconds(floor[part]) for part in parts)
+    return name.upper(), show_seconds(measured), total, f"{report['ratio'][name]:.2f}", *others

@@ -27,7 +27,7 @@ from tpi_mpi.assembly import open_slabs
 from tpi_mpi.errors import TpiError, UserError, say
 from tpi_mpi.manifest import Manifest
 from tpi_mpi.parallel import World
-from tpi_mpi.program import run_together
+from tpi_mpi.program import run_ranks
 from tpi_mpi.slabs import slab_path
 from tpi_mpi.units import GIB, format_size
 from tpi_mpi.waiting import take_turns
@@ -59,10 +59,10 @@ def scatter_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    def run(world: World, options) -> None:
+    def run(world: World, options, _) -> None:
         scatter(world, options.slabs, options.target, options.verify)
 
-    return run_together(arguments, scatter_parser, scatter_parser().parse_args, run)
+    return run_ranks(arguments, scatter_parser, scatter_parser().parse_args, run)
 
 
 def scatter(world: World, slabs: Path, target: Path, verify: bool = False) -> None:

@@ -7,7 +7,7 @@ import xxhash
 
 from tpi_mpi.errors import TpiError, UserError
 from tpi_mpi.files import replace_file
-from tpi_mpi.manifest import NAME as MANIFEST
+from tpi_mpi.manifest import MANIFEST
 from tpi_mpi.parallel import ROOT, World
 from tpi_mpi.waiting import wait
 from weights_tools.split import SMALL_FILES

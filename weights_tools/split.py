@@ -28,6 +28,8 @@ def split_parser() -> Parser:
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="directory with config.json and safetensors files")
     add("slabs", metavar="SLABS", type=Path, help="directory to write; new or empty")
     add_partition_arguments(parser, required=True)
+    ratios = "choose the shares by what tpi_mpi.check wrote of the machines"
+    add("--ratios-from", metavar="CHECK.json", type=Path, help=ratios)
     add("--dtype", default="keep", choices=(*DTYPES, *LATER_DTYPES), help="of the weights (default: as they are)")
     add("--force", action="store_true", help="replace slabs that are in SLABS already")
     return parser
@@ -74,6 +76,18 @@ def copy_small_files(source: Path, target: Path) -> None:
         say(f"{source} has no tokenizer; prompts will have to be given as prompt_token_ids")
 
 
+def chosen_ratios(checkpoint, options) -> tuple[float, ...] | None:
+    """The ratios that suit the machines of --ratios-from. Says them, and what is expected of them."""
+    from weights_tools.ratios import CheckReport, choose, describe
+
+    report = CheckReport(options.ratios_from, checkpoint.config, options.ranks)
+    dtypes = checkpoint.dtypes if options.dtype == "keep" else dict.fromkeys(checkpoint.dtypes, options.dtype)
+    choice = choose(checkpoint.config, dtypes, report.machines, report.work)
+    for line in describe(choice, report):
+        say(line)
+    return choice.ratios
+
+
 def split(arguments: Sequence[str] | None = None) -> None:
     options = split_parser().parse_args(arguments)
     check_ranks(options.ranks)
@@ -81,13 +95,16 @@ def split(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--dtype {options.dtype} is not supported yet; use one of {', '.join(DTYPES)}")
     if options.slabs.resolve() == options.checkpoint.resolve():
         raise UserError(f"{options.slabs} is the checkpoint itself; name another directory for the slabs")
+    if options.ratios is not None and options.ratios_from is not None:
+        raise UserError("give either --ratios or --ratios-from")
 
     from tpi_mpi.partition import Partition
     from weights_tools.checkpoint import Checkpoint
     from weights_tools.cut import cut
 
     checkpoint = Checkpoint(options.checkpoint)
-    partition = Partition.of(checkpoint.config, options.ranks, options.ratios)
+    ratios = chosen_ratios(checkpoint, options) if options.ratios_from else options.ratios
+    partition = Partition.of(checkpoint.config, options.ranks, ratios)
     prepare_target(options.slabs, options.force)
     copy_small_files(checkpoint.directory, options.slabs)
     cut(checkpoint, options.slabs, partition, options.dtype)

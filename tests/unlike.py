@@ -1,0 +1,65 @@
+"""Runs tpi_mpi.check on machines that differ, each rank one of its own: python unlike.py FAULTS ARGUMENTS...
+
+FAULTS: comma-separated KIND:RANK, of the functions below. Ranks are on hosts of different names where there are
+any faults, and what is measured is measured only shortly.
+"""
+
+import sys
+import time
+
+from tpi_mpi import check, disks, links, parallel, probes
+from tpi_mpi.parallel import launched_rank
+
+
+def version():
+    """An older torch."""
+    from tpi_mpi import versions
+
+    installed = versions._installed
+    versions._installed = lambda package: "2.6.0" if package == "torch" else installed(package)
+
+
+def memory():
+    """A machine with 300 MiB."""
+    from tpi_mpi import memory
+
+    memory.available, memory.resident = lambda: 0, lambda: 300 * 1024**2
+
+
+def late():
+    """Everything that is waited for in the links' probe comes 20 ms later."""
+    wait = links.wait
+
+    def waited(requests):
+        time.sleep(0.02)
+        wait(requests)
+
+    links.wait = waited
+
+
+def disk():
+    """A disk that is a hundred times slower."""
+    read_at(1e7)
+
+
+def read_at(rate):
+    """The disk is really read, but what a busy machine gives for a moment is not what is compared."""
+    read = disks._read
+    disks._read = lambda *where: rate if read(*where) else 0.0
+
+
+def main() -> int:
+    faults, *arguments = sys.argv[1:]
+    disks._SECONDS = probes._SECONDS = 0.05
+    if faults != "none":
+        parallel.socket.gethostname = lambda: f"host{launched_rank()}"
+        read_at(1e9)
+        for fault in faults.split(","):
+            kind, rank = fault.split(":")
+            if launched_rank() == int(rank):
+                globals()[kind]()
+    return check.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
