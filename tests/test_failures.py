@@ -136,13 +136,13 @@ def test_trouble_on_one_rank_ends_all(kind, rank, line, slabs, prompts):
 @pytest.mark.parametrize(
     ("kind", "rank", "line"),
     [
-        ("freeze", 1, "rank 1 on {host} has given no sign of life for 4 s; when last heard of, it was "),
-        ("freeze", 0, "rank 0 on {host} has given no sign of life for 4 s; when last heard of, it was "),
-        ("hang", 2, "of slab {slabs}/rank0002.h5 has come from the disk for 4 s"),
+        ("freeze", 1, "rank 1 on {host} has given no sign of life for 2 s; when last heard of, it was "),
+        ("freeze", 0, "rank 0 on {host} has given no sign of life for 2 s; when last heard of, it was "),
+        ("hang", 2, "of slab {slabs}/rank0002.h5 has come from the disk for 2 s"),
     ],
 )
 def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):
-    arguments = [slabs, "--prompts", prompts, "--window", 2, "--output", slabs / "out.jsonl", "--timeout", 5]
+    arguments = [slabs, "--prompts", prompts, "--window", 2, "--output", slabs / "out.jsonl", "--timeout", 3]
     process = start("tests/sabotage.py", kind, rank, *arguments)
     returned, said = finish(process, slabs)
     assert returned != 0
@@ -150,14 +150,14 @@ def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):
 
 
 def test_who_was_asleep_blames_no_one(slabs, prompts):
-    command = [slabs, "--prompts", prompts, "--output", slabs / "out.jsonl", "--timeout", 5]
+    command = [slabs, "--prompts", prompts, "--output", slabs / "out.jsonl", "--timeout", 3]
     process = start("-m", "tpi_mpi.generate", *command)
     wait_until_answered(process, slabs / "out.jsonl")
     asleep = [process.pid, *ranks_of(slabs).values()]
     for sign in (signal.SIGSTOP, signal.SIGCONT):
         for one in asleep:
             os.kill(one, sign)
-        time.sleep(6)
+        time.sleep(4)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     finish(process, slabs)

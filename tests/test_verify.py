@@ -53,7 +53,7 @@ def test_a_checkpoint_of_another_shape_is_named(slabs, checkpoints):
 
 def test_a_slab_in_anothers_place_is_named(slabs):
     shutil.copy(slab_path(slabs, 1), slab_path(slabs, 0))
-    with pytest.raises(UserError, match=r"rank0000\.h5 is rank 1 of 2; copy the right one"):
+    with pytest.raises(UserError, match=r"rank0000\.h5 was split for rank 1 of 2, not for rank 0 of 2"):
         verify([str(slabs)])
 
 

@@ -20,9 +20,9 @@ _EXCHANGES: dict[str, type[Exchange]] = {
     "direct": DirectAllreduce,
     "reduce-scatter": ReduceScatterAllreduce,
 }
-# Latencies, and messages on the busiest link, that each takes; of the numbers of ranks.
+# Latencies, and messages one way on the busiest link, that each takes at least; of the number of ranks.
 _COSTS: dict[str, Callable[[int], tuple[int, float]]] = {
-    "star": lambda size: (2, 2 * (size - 1)),
+    "star": lambda size: (2, size - 1),
     "direct": lambda size: (1, size - 1),
     "reduce-scatter": lambda size: (2, 2 * (size - 1) / size),
 }
@@ -49,7 +49,7 @@ class Trial:
         return min(self.measured, key=self.measured.__getitem__)
 
     def seconds(self, name: str) -> float:
-        return self.measured.get(name, self.expected[name])
+        return self.measured[name] if name in self.measured else self.expected[name]
 
 
 class AutoAllreduce:

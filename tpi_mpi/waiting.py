@@ -9,26 +9,26 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# A message on its way usually arrives within this many seconds; it is asked for without a pause.
+# So many seconds a message is asked for without a pause, except for others that have something to do.
 _SPIN = 0.5e-3
-# After that, between two questions.
-_NAP = 50e-6
+# After that, the pause between two questions is this part of what was waited already, and at most so many seconds.
+_PART, _NAP = 1 / 64, 50e-6
 
 _PR_SET_TIMERSLACK = 29
 
 
 def wait(requests: Sequence) -> None:
     """Returns when all of these MPI requests are complete."""
-    patience = time.perf_counter() + _SPIN
+    began = time.perf_counter()
     for request in requests:
         while not request.Test():
-            _pause(patience)
+            _pause(began)
 
 
 def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
     """Returns when all tasks are through. A task yields questions, and goes on when the answer to one is yes."""
     questions = {task: lambda: True for task in tasks}
-    patience = time.perf_counter() + _SPIN
+    began = time.perf_counter()
     while questions:
         ready = [task for task, question in questions.items() if question()]
         for task in ready:
@@ -36,17 +36,18 @@ def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
             if questions[task] is None:
                 del questions[task]
         if ready:
-            patience = time.perf_counter() + _SPIN
+            began = time.perf_counter()
         else:
             comm.Iprobe()  # messages move only while MPI is asked something, which the questions may not do
-            _pause(patience)
+            _pause(began)
 
 
-def _pause(patience: float) -> None:
-    if time.perf_counter() < patience:
+def _pause(began: float) -> None:
+    waited = time.perf_counter() - began
+    if waited < _SPIN:
         os.sched_yield()
     else:
-        time.sleep(_NAP)
+        time.sleep(min(_NAP, _PART * waited))
 
 
 def sharpen_naps() -> None:

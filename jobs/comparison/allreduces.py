@@ -2,10 +2,9 @@
 
     mpirun -np 4 --hostfile hosts python jobs/comparison/allreduces.py --kib 16,32,64
 
-Standard output carries one JSON object a size. Two times each, in seconds, the median on the slowest rank: of sums in
-a row, as a token's are, and of one that all ranks begin at the same moment, where all share one clock (machines that
-are emulated on one do). Of sums in a row, the next begins for the ranks that are served first while others still
-wait, so they may take less than the floor: two latencies and 2 (size - 1) messages on rank 0's link.
+Standard output carries one JSON object a size, with the seconds of one of several sums in a row, the median on the
+slowest rank. The floor is that of a star which receives everything before it sends: two latencies and 2 (size - 1)
+messages on rank 0's link.
 Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doubling: mpirun
     --mca coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3 ... --only mpi
 """
@@ -13,13 +12,12 @@ Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doublin
 import argparse
 import json
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.auto import expected_seconds, slowest
+from tpi_mpi.auto import slowest
 from tpi_mpi.links import Link, probe_links
 from tpi_mpi.options import WIRES
 from tpi_mpi.parallel import World, session
@@ -38,31 +36,12 @@ def in_a_row(world: World, allreduce, partial: torch.Tensor) -> float:
     return max(world.broadcast(world.gather(median(taken))))
 
 
-def at_once(world: World, allreduce, partial: torch.Tensor) -> float:
-    taken = []
-    for _ in range(TIMES):
-        start = world.broadcast(time.monotonic() + 0.03)
-        while time.monotonic() < start:
-            pass
-        allreduce.sum(partial)
-        taken.append(max(world.broadcast(world.gather(time.monotonic() - start))))
-    return median(taken)
-
-
-def one_clock(world: World) -> bool:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    boots = world.broadcast(world.gather(boot.read_text() if boot.exists() else world.rank))
-    return len(set(boots)) == 1
-
-
-def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float]:
+def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float | str]:
     partial = torch.ones(1, kib * 256)
     allreduce = ALGORITHMS[name](world, wire(wire_name), partial.shape[1], 1)
     for _ in range(WARM_UP):
         allreduce.sum(partial)
-    times = {"in_a_row": in_a_row(world, allreduce, partial)}
-    if one_clock(world):
-        times["at_once"] = at_once(world, allreduce, partial)
+    times = {"seconds": in_a_row(world, allreduce, partial)}
     if choice := allreduce.choice():
         times["chosen"] = choice["trials"][0]["chosen"]
     allreduce.free()
@@ -88,7 +67,7 @@ def main() -> None:
             milliseconds, megabits = map(float, options.link.split(","))
             link = Link(milliseconds / 1e3, megabits * 1e6 / 8)
         for kib in options.kib:
-            floor = expected_seconds("star", world.size, link, kib * 1024)
+            floor = 2 * link.latency + 2 * (world.size - 1) * kib * 1024 / link.bandwidth
             times = {name: measure(world, name, options.wire, kib) for name in options.only}
             if world.is_root:
                 print(json.dumps({"ranks": world.size, "kib": kib, "floor": floor, "times": times}), flush=True)
