@@ -30,8 +30,8 @@ class Requests:
 
 
 def start(requests: Sequence) -> None:
-    for request in requests:
-        request.Start()
+    if requests:
+        requests[0].Startall(requests)
 
 
 def _free(lists: tuple[list, ...]) -> None:

@@ -72,6 +72,7 @@ def scatter(world: World, slabs: Path, target: Path, verify: bool = False) -> No
     ranks, or one of them cannot write, or has too little room.
     """
     began = time.perf_counter()
+    world.describe = lambda: "taking its slab" if world.rank else "sending slabs"
     offers = _offers(world, slabs)
     with closing(ReceivedFile(slab_path(target, world.rank), *offers[world.rank])) as file:
         with world.agreed():
