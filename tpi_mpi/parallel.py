@@ -86,7 +86,9 @@ class World:
 
         timeout: seconds until everything has ended.
         """
-        if self.size == 1 or not self.multithreaded:
+        if not self.overlaps:
+            if self.size > 1 and self.is_root:
+                say("this MPI library lets only one thread call it; a machine that goes silent will not be noticed")
             yield
             return
         hosts = self.broadcast(self.gather(self.host))
