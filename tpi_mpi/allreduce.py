@@ -4,11 +4,8 @@ from typing import Protocol
 
 import torch
 
-from tpi_mpi.auto import AutoAllreduce
-from tpi_mpi.direct import DirectAllreduce
+from tpi_mpi.auto import EXCHANGES, AutoAllreduce
 from tpi_mpi.parallel import World
-from tpi_mpi.reduce_scatter import ReduceScatterAllreduce
-from tpi_mpi.star import StarAllreduce
 from tpi_mpi.wire import Wire
 
 
@@ -57,9 +54,7 @@ class MpiAllreduce:
 
 
 ALGORITHMS: dict[str, type[Allreduce]] = {
-    "star": StarAllreduce,
-    "direct": DirectAllreduce,
-    "reduce-scatter": ReduceScatterAllreduce,
+    **EXCHANGES,
     "auto": AutoAllreduce,
     "mpi": MpiAllreduce,
 }

@@ -43,8 +43,13 @@ def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
     given = vars(generate_parser().parse_args(arguments))
     given["stop"] = tuple(given["stop"] or ())
     sampling = SamplingOptions(**{key: given.pop(key) for key in SAMPLING_KEYS})
-    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS})
+    machine = _machine_options(given)
     return GenerateOptions(sampling=sampling, machine=machine, **given)
+
+
+def _machine_options(given: dict) -> MachineOptions:
+    """Takes what belongs to them, as far as the program has it, out of a command line's values."""
+    return MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
 
 
 def generate_parser() -> Parser:
@@ -69,7 +74,7 @@ def generate_parser() -> Parser:
 def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:
     """Reads the command line of tpi_mpi.bench. Raises UserError where it makes no sense."""
     given = vars(bench_parser().parse_args(arguments))
-    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS})
+    machine = _machine_options(given)
     return BenchOptions(machine=machine, **given)
 
 
@@ -90,7 +95,7 @@ def bench_parser() -> Parser:
 def parse_check(arguments: Sequence[str] | None) -> CheckOptions:
     """Reads the command line of tpi_mpi.check. Raises UserError where it makes no sense."""
     given = vars(check_parser().parse_args(arguments))
-    machine = MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
+    machine = _machine_options(given)
     return CheckOptions(machine=machine, **given)
 
 

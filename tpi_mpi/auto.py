@@ -15,7 +15,7 @@ from tpi_mpi.reduce_scatter import ReduceScatterAllreduce
 from tpi_mpi.star import StarAllreduce
 from tpi_mpi.wire import Wire
 
-_EXCHANGES: dict[str, type[Exchange]] = {
+EXCHANGES: dict[str, type[Exchange]] = {
     "star": StarAllreduce,
     "direct": DirectAllreduce,
     "reduce-scatter": ReduceScatterAllreduce,
@@ -66,9 +66,9 @@ class AutoAllreduce:
         self._trials = [_try(world, wire, width, rows, self._link) for rows in sorted({1, most_rows})]
         few, many = self._trials[0], self._trials[-1]
         self._limit = crossing(few, many)
-        self._many = _EXCHANGES[many.best](world, wire, width, most_rows)
+        self._many = EXCHANGES[many.best](world, wire, width, most_rows)
         same = few.best == many.best
-        self._few = self._many if same else _EXCHANGES[few.best](world, wire, width, self._limit)
+        self._few = self._many if same else EXCHANGES[few.best](world, wire, width, self._limit)
 
     def expect(self, rows: int) -> None:
         self._of(rows).expect(rows)
@@ -125,8 +125,8 @@ def crossing(few: Trial, many: Trial) -> int:
 def _try(world: World, wire: Wire, width: int, rows: int, link: Link | None) -> Trial:
     nbytes = wire.nbytes(rows * width)
     if link is None:
-        return Trial(rows, nbytes, dict.fromkeys(_EXCHANGES, 0.0), {"star": 0.0})
-    expected = {name: expected_seconds(name, world.size, link, nbytes) for name in _EXCHANGES}
+        return Trial(rows, nbytes, dict.fromkeys(EXCHANGES, 0.0), {"star": 0.0})
+    expected = {name: expected_seconds(name, world.size, link, nbytes) for name in EXCHANGES}
     limit = max(_HOPELESS * min(expected.values()), _SLACK)
     candidates = [name for name, seconds in expected.items() if seconds <= limit]
     return Trial(rows, nbytes, expected, _measure(world, wire, width, rows, candidates))
@@ -135,7 +135,7 @@ def _try(world: World, wire: Wire, width: int, rows: int, link: Link | None) -> 
 def _measure(world: World, wire: Wire, width: int, rows: int, candidates: Sequence[str]) -> dict[str, float]:
     """Seconds of one of several sums in a row, on the slowest rank, by the exchange; in its best round."""
     rounds = [
-        {name: _median(world, _EXCHANGES[name](world, wire, width, rows), rows, width) for name in candidates}
+        {name: _median(world, EXCHANGES[name](world, wire, width, rows), rows, width) for name in candidates}
         for _ in range(_ROUNDS if len(candidates) > 1 and rows == 1 else 1)
     ]
     own = {name: min(found[name] for found in rounds) for name in candidates}

@@ -17,6 +17,7 @@ from tpi_mpi.options import MachineOptions, SamplingOptions
 from tpi_mpi.parallel import World
 from tpi_mpi.processors import Processors
 from tpi_mpi.progress import NoProgress, SweepProgress
+from tpi_mpi.pulse import SILENCE
 from tpi_mpi.rehearsal import rehearse
 from tpi_mpi.sampling import Sampler, log_probability
 from tpi_mpi.slabs import Slab
@@ -99,7 +100,7 @@ class Engine:
                 self.plan = self._plan()
             self.timeline.reset()  # at the same moment on every rank
             self.window = stack.enter_context(
-                SlidingWindow(self.slab, self.blocks, self.plan, self.timeline, options.timeout)
+                SlidingWindow(self.slab, self.blocks, self.plan, self.timeline, SILENCE * options.timeout)
             )
             if options.trace:
                 stack.enter_context(sampled(self.timeline.sample))

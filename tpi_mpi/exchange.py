@@ -21,7 +21,7 @@ class Exchange(ABC):
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         self.comm, self.rank, self.size = world.comm, world.rank, world.size
         self.wire = wire
-        self._numbers = width * most_rows
+        self.most = width * most_rows  # numbers of the largest partial
         self._requests = Requests(lambda rows: self.build(rows * width))
         self._expected: int | None = None
 
@@ -69,11 +69,6 @@ class Exchange(ABC):
     def stretch(self, first: int, last: int) -> slice:
         """Where in a message the numbers from ``first`` to ``last`` are; both are bounds of groups, or the end."""
         return slice(self.wire.nbytes(first), self.wire.nbytes(last))
-
-    @property
-    def most(self) -> int:
-        """Numbers of the largest partial."""
-        return self._numbers
 
     def others(self) -> list[int]:
         """All other ranks, beginning with the one after this: messages sent in this order meet no queue."""

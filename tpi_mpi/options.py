@@ -103,8 +103,18 @@ class MachineOptions:
             )
 
 
+class _SeveralRanks:
+    """What the options of every program that is several ranks have."""
+
+    machine: MachineOptions
+
+    @property
+    def timeout(self) -> float:
+        return self.machine.timeout
+
+
 @dataclass(frozen=True)
-class GenerateOptions:
+class GenerateOptions(_SeveralRanks):
     """What tpi_mpi.generate is asked for."""
 
     slabs: Path
@@ -117,10 +127,6 @@ class GenerateOptions:
     system: str | None = None
     logprobs: bool = False
 
-    @property
-    def timeout(self) -> float:
-        return self.machine.timeout
-
     def __post_init__(self):
         if (self.prompt is None) == (self.prompts is None):
             raise UserError("give either --prompt TEXT or --prompts FILE")
@@ -131,7 +137,7 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
-class BenchOptions:
+class BenchOptions(_SeveralRanks):
     """What tpi_mpi.bench is asked for: a prompt of so many tokens, then so many one at a time."""
 
     slabs: Path
@@ -139,26 +145,18 @@ class BenchOptions:
     prompt_tokens: int = 64
     new_tokens: int = 16
 
-    @property
-    def timeout(self) -> float:
-        return self.machine.timeout
-
     def __post_init__(self):
         _at_least_one(self, "prompt_tokens", "new_tokens")
 
 
 @dataclass(frozen=True)
-class CheckOptions:
+class CheckOptions(_SeveralRanks):
     """What tpi_mpi.check is asked for: whether these machines can take a prompt and new tokens of such lengths."""
 
     slabs: Path
     machine: MachineOptions = MachineOptions()
     prompt_tokens: int = 64
     new_tokens: int = DEFAULT_NEW_TOKENS
-
-    @property
-    def timeout(self) -> float:
-        return self.machine.timeout
 
     def __post_init__(self):
         _at_least_one(self, "prompt_tokens", "new_tokens")

@@ -14,7 +14,7 @@ from tpi_mpi.undertaker import bury_after
 _TAG = 9
 _BYTES = 128
 # Of the time within which a job has to end, what may pass without a sign; the rest is for ending.
-_SILENCE = 0.75
+SILENCE = 0.75
 # Seconds between two signs, and in parts of the silence that is allowed.
 _INTERVAL, _PART = 1.0, 1 / 8
 # MPI has so much of it to end the job everywhere, and at least a second.
@@ -32,7 +32,7 @@ class Pulse:
 
     def __init__(self, comm, hosts: Sequence[str], timeout: float, describe: Callable[[], str]):
         self._describe = describe
-        self._silence = _SILENCE * timeout
+        self._silence = SILENCE * timeout
         self._grace = max(1.0, _GRACE * timeout)
         self._interval = min(_INTERVAL, _PART * self._silence)
         ranks = range(1, len(hosts)) if comm.Get_rank() == 0 else range(1)

@@ -99,10 +99,10 @@ class SlidingWindow:
     def _wait_for_disk(self, name: str) -> None:
         began = time.monotonic()
         while not self._changed.wait_for(lambda: name in self._present or self._failure, self._patience / 8):
-            if time.monotonic() - max(began, self._moved) > self._patience * 3 / 4:
+            if time.monotonic() - max(began, self._moved) > self._patience:
                 raise TpiError(
                     f"nothing of block {name} of slab {self._slab.path} has come from the disk for "
-                    f"{self._patience * 3 / 4:.0f} s; see whether the disk still works"
+                    f"{self._patience:.0f} s; see whether the disk still works"
                 )
 
     def _interrupted(self) -> bool:

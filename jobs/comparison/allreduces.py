@@ -11,8 +11,6 @@ Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doublin
 
 import argparse
 import json
-import time
-from statistics import median
 
 import torch
 
@@ -21,27 +19,15 @@ from tpi_mpi.auto import slowest
 from tpi_mpi.links import Link, probe_links
 from tpi_mpi.options import WIRES
 from tpi_mpi.parallel import World, session
+from tpi_mpi.probes import allreduce_seconds
 from tpi_mpi.wire import wire
-
-WARM_UP, TIMES = 4, 25
-
-
-def in_a_row(world: World, allreduce, partial: torch.Tensor) -> float:
-    world.barrier()
-    taken = []
-    for _ in range(TIMES):
-        began = time.perf_counter()
-        allreduce.sum(partial)
-        taken.append(time.perf_counter() - began)
-    return max(world.broadcast(world.gather(median(taken))))
 
 
 def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float | str]:
-    partial = torch.ones(1, kib * 256)
-    allreduce = ALGORITHMS[name](world, wire(wire_name), partial.shape[1], 1)
-    for _ in range(WARM_UP):
-        allreduce.sum(partial)
-    times = {"seconds": in_a_row(world, allreduce, partial)}
+    width = kib * 256
+    allreduce = ALGORITHMS[name](world, wire(wire_name), width, 1)
+    seconds = world.broadcast(world.gather(allreduce_seconds(world, allreduce, 1, width)))
+    times = {"seconds": max(seconds)}
     if choice := allreduce.choice():
         times["chosen"] = choice["trials"][0]["chosen"]
     allreduce.free()
