@@ -82,6 +82,20 @@ def test_a_batch_with_everything(answer, demo_slabs, tmp_path):
     assert len(read_records(output.read_text())) == 6
 
 
+def test_the_report_says_what_auto_took_and_what_travelled(demo_slabs, tmp_path):
+    report = tmp_path / "r.json"
+    arguments = ("--prompt", QUESTION, "--max-new-tokens", 2, "--allreduce", "auto", "--no-overlap", "--report", report)
+    finished = generate(demo_slabs(2), *arguments, "--wire", "bfloat16", ranks=2, check=True)
+    written = json.loads(report.read_text())
+    assert (written["allreduce"], written["wire"], written["overlap"]) == ("auto", "bfloat16", False)
+    choice = written["allreduce_choice"]
+    few, many = choice["trials"]
+    assert few["nbytes"] * many["rows"] == many["nbytes"] * few["rows"]
+    assert {few["chosen"], many["chosen"]} <= {"star", "direct", "reduce-scatter"}
+    assert f"tpi_mpi: allreduce {few['chosen']}" in finished.stderr
+    assert choice["link"]["latency"] > 0
+
+
 def check_report(report: dict, new_tokens: int) -> None:
     assert {key: report[key] for key in ("model", "world_size", "allreduce", "dtype", "prompts", "new_tokens")} == {
         "model": "handbook-3m",

@@ -28,6 +28,13 @@ def test_everything_is_taken_from_the_command_line():
     assert (options.prompts, options.output, options.system) == ("p.jsonl", "o.jsonl", "S")
 
 
+def test_what_travels_between_ranks_and_how_is_taken_too():
+    machine = parse_generate("slabs --prompt a --allreduce auto --wire int8 --no-overlap --timeout 7.5".split()).machine
+    assert (machine.allreduce, machine.wire, machine.overlap, machine.timeout) == ("auto", "int8", False, 7.5)
+    machine = parse_generate("slabs --prompt a".split()).machine
+    assert (machine.wire, machine.overlap, machine.timeout) == ("float32", True, 60)
+
+
 def test_every_allreduce_that_can_be_asked_for_exists():
     from tpi_mpi.allreduce import ALGORITHMS
 
@@ -52,6 +59,9 @@ def test_help_names_every_option(capsys):
         ("slabs --prom a", "--prom"),
         ("slabs --prompt a --memory lots", "size 'lots' is not a positive number"),
         ("slabs --prompt a --allreduce ring", "invalid choice: 'ring'"),
+        ("slabs --prompt a --wire int4", "invalid choice: 'int4'"),
+        ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 is not for --allreduce mpi"),
+        ("slabs --prompt a --timeout 0", "--timeout is 0.0; at least 1"),
         ("slabs --prompt a --system s", "--system needs --chat"),
         ("slabs --prompt a --logprobs", "give --output FILE too"),
         ("slabs --prompt a --window 0", "--window is 0; at least 1"),

@@ -82,6 +82,16 @@ def test_no_allreduce_changes_a_token(run, workshop, slabs, allreduce, overlap, 
         assert texts == [text["token_ids"] for text in expected]
 
 
+def test_a_narrower_wire_changes_log_probabilities_and_little_else(run, slabs):
+    sampling, directory = SamplingOptions(max_new_tokens=1), slabs / "demo" / "even"
+    exact = generate(run, directory, zoo.PROMPTS, sampling)
+    narrow = generate(run, directory, zoo.PROMPTS, sampling, wire="bfloat16")
+    if exact:
+        pairs = [(one[0].logprob, other[0].logprob) for one, other in zip(exact, narrow, strict=True)]
+        assert any(one != other for one, other in pairs)
+        np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.5)
+
+
 def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop, slabs):
     expected = zoo.referee(workshop / "zoo" / "demo")
     prompts = [text["prompt"] for text in expected]
