@@ -88,7 +88,8 @@ def test_a_narrower_wire_changes_log_probabilities_and_little_else(run, slabs):
     narrow = generate(run, directory, zoo.PROMPTS, sampling, wire="bfloat16")
     if exact:
         pairs = [(one[0].logprob, other[0].logprob) for one, other in zip(exact, narrow, strict=True)]
-        assert any(one != other for one, other in pairs)
+        if run[0].size > 1:  # what a single rank computes in bfloat16 arrives as it is
+            assert any(one != other for one, other in pairs)
         np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.5)
 
 
