@@ -6,9 +6,10 @@ import signal
 import sys
 import time
 
-from tpi_mpi import generate, pages
-from tpi_mpi.model import ModelShare
-from tpi_mpi.parallel import launched_rank
+from tpi_mpi import generate
+from tpi_mpi.comm.world import launched_rank
+from tpi_mpi.model.transformer import ModelShard
+from tpi_mpi.weights import pages
 
 
 def out_of_memory():
@@ -51,7 +52,7 @@ def sabotage(kind: str) -> None:
         pages.populate = lambda *where: time.sleep(3600) if time.monotonic() - began > 3 else healthy(*where)
     else:
         trouble = {"memory": out_of_memory, "bug": bug, "kill": kill, "freeze": freeze}[kind]
-        ModelShare.feed_forward = after(60, ModelShare.feed_forward, trouble)
+        ModelShard.feed_forward = after(60, ModelShard.feed_forward, trouble)
 
 
 if __name__ == "__main__":

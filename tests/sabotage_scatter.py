@@ -11,10 +11,12 @@ import sys
 import time
 from types import SimpleNamespace
 
-from tpi_mpi.parallel import launched_rank
-from weights_tools import direct_file, scatter
-from weights_tools.received_file import ReceivedFile
-from weights_tools.transfer import SourceFile
+from tpi_mpi.comm.world import launched_rank
+from weights_tools import scatter
+from weights_tools.common import direct_file
+from weights_tools.transfer import scattering
+from weights_tools.transfer.received_file import ReceivedFile
+from weights_tools.transfer.stream import SourceFile
 
 
 def after(calls: int, function, trouble):
@@ -61,7 +63,7 @@ def sabotage(kind: str, calls: int) -> None:
     elif kind == "full":
         direct_file.os.pwrite = after(calls, os.pwrite, full)
     elif kind == "small":
-        scatter.shutil = SimpleNamespace(disk_usage=lambda path: shutil.disk_usage(path)._replace(free=10**6))
+        scattering.shutil = SimpleNamespace(disk_usage=lambda path: shutil.disk_usage(path)._replace(free=10**6))
     elif kind == "slow":
         ReceivedFile.take = after(calls, ReceivedFile.take, lambda *_: time.sleep(0.1))
     else:

@@ -10,13 +10,13 @@ import zoo
 from conftest import REPOSITORY, environment, mpirun
 from together import Together
 
-from tpi_mpi.chat import chat_text
-from tpi_mpi.options import SamplingOptions
-from tpi_mpi.partition import Partition
-from tpi_mpi.sampling import Sampler
-from tpi_mpi.tokenizer import Tokenizer
-from weights_tools.checkpoint import Checkpoint
-from weights_tools.cut import cut
+from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.engine.sampling import Sampler
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.tokenizer.chat_template import render_chat
+from tpi_mpi.tokenizer.tokenizer import Tokenizer
+from weights_tools.splitting.checkpoint import Checkpoint
+from weights_tools.splitting.cut import cut
 
 SAMPLING = {"max_new_tokens": 30, "temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": 11}
 
@@ -42,7 +42,7 @@ def transformers_of(demo: Path) -> list[dict]:
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(demo, dtype=torch.bfloat16), Tokenizer.load(demo)
     questions = ("What is a slab?", "Does it need a GPU?")
-    return [zoo.continuation(model, tokenizer.encode(chat_text(tokenizer, question))) for question in questions]
+    return [zoo.continuation(model, tokenizer.encode(render_chat(tokenizer, question))) for question in questions]
 
 
 def make_slabs(checkpoint: Checkpoint, target: Path, ranks: int, ratios=None) -> Path:

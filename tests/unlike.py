@@ -7,13 +7,15 @@ any faults, and what is measured is measured only shortly.
 import sys
 import time
 
-from tpi_mpi import check, disks, links, parallel, probes
-from tpi_mpi.parallel import launched_rank
+from tpi_mpi import check
+from tpi_mpi.comm import links, world
+from tpi_mpi.comm.world import launched_rank
+from tpi_mpi.measurement import disk_probe, probes
 
 
 def version():
     """An older torch."""
-    from tpi_mpi import versions
+    from tpi_mpi.preflight import versions
 
     installed = versions._installed
     versions._installed = lambda package: "2.6.0" if package == "torch" else installed(package)
@@ -21,7 +23,7 @@ def version():
 
 def memory():
     """A machine with 300 MiB."""
-    from tpi_mpi import memory
+    from tpi_mpi.common import memory
 
     memory.available, memory.resident = lambda: 0, lambda: 300 * 1024**2
 
@@ -44,15 +46,15 @@ def disk():
 
 def read_at(rate):
     """The disk is really read, but what a busy machine gives for a moment is not what is compared."""
-    read = disks._read
-    disks._read = lambda *where: rate if read(*where) else 0.0
+    read = disk_probe._read
+    disk_probe._read = lambda *where: rate if read(*where) else 0.0
 
 
 def main() -> int:
     faults, *arguments = sys.argv[1:]
-    disks._SECONDS = probes._SECONDS = 0.05
+    disk_probe._SECONDS = probes._SECONDS = 0.05
     if faults != "none":
-        parallel.socket.gethostname = lambda: f"host{launched_rank()}"
+        world.socket.gethostname = lambda: f"host{launched_rank()}"
         read_at(1e9)
         for fault in faults.split(","):
             kind, rank = fault.split(":")

@@ -1,4 +1,4 @@
-"""Measures a run beside the floor that these machines and their network set for it.
+"""Measures a run beside the lower bound that these machines and their network set for it.
 
     mpirun -np 4 --hostfile hosts python -m tpi_mpi.bench SLABS --memory 3GiB
 
@@ -9,16 +9,16 @@ are dropped from the page cache. Cost: as many sweeps as tokens are asked for, a
 import sys
 from collections.abc import Callable, Sequence
 
-from tpi_mpi.arguments import bench_parser, parse_bench
-from tpi_mpi.program import run_program
+from tpi_mpi.cli.arguments import bench_parser, parse_bench
+from tpi_mpi.cli.program import run_ranks_on_slabs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_program(arguments, bench_parser, parse_bench, _load, cold=True)
+    return run_ranks_on_slabs(arguments, bench_parser, parse_bench, _load, cold=True)
 
 
 def _load() -> Callable:
-    from tpi_mpi.benchmark import measure
+    from tpi_mpi.measurement.benchmark import measure
 
     return measure
 

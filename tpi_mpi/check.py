@@ -11,10 +11,10 @@ Cost: some fifteen seconds, and 256 MiB of disk for a moment where there is no s
 import sys
 from collections.abc import Sequence
 
-from tpi_mpi.arguments import check_parser, parse_check
-from tpi_mpi.options import CheckOptions
-from tpi_mpi.parallel import World
-from tpi_mpi.program import run_ranks
+from tpi_mpi.cli.arguments import check_parser, parse_check
+from tpi_mpi.cli.program import run_ranks
+from tpi_mpi.comm.world import World
+from tpi_mpi.common.options import CheckOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(world: World, options: CheckOptions, began: float) -> None:
-    from tpi_mpi.subject import agree
+    from tpi_mpi.preflight.target import agree
 
-    subject = agree(world, options)
-    from tpi_mpi.checkup import check  # with torch, which mistakes need not wait for
+    target = agree(world, options)
+    from tpi_mpi.preflight.run import check  # with torch, which mistakes need not wait for
 
-    check(world, subject, options)
+    check(world, target, options)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.arguments import Parser
-from tpi_mpi.command import run
-from tpi_mpi.errors import UserError
-from tpi_mpi.files import check_writable
-from tpi_mpi.keys import Keys
+from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.program import run_alone
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.files import check_writable
+from tpi_mpi.common.json_object import JsonObject
 
 
 def plot_parser() -> Parser:
@@ -28,14 +28,14 @@ def plot_parser() -> Parser:
 
 def plot(arguments: Sequence[str] | None = None) -> None:
     options = plot_parser().parse_args(arguments)
-    content = Keys.load(options.source)
+    content = JsonObject.load(options.source)
     check_writable(options.out)
     try:
-        from tpi_mpi import pictures
+        from tpi_mpi.measurement import figures as pictures
     except ImportError:
         raise UserError("matplotlib is not installed; pip install matplotlib to draw") from None
     pictures.save(pictures.draw(content, options.sweep), options.out)
 
 
 if __name__ == "__main__":
-    sys.exit(run(plot))
+    sys.exit(run_alone(plot))

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi import command
-from tpi_mpi.arguments import Parser
-from tpi_mpi.manifest import Manifest
-from tpi_mpi.slabs import Slab, slab_path
-from tpi_mpi.units import format_size
+from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.program import run_alone
+from tpi_mpi.common.units import format_size
+from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slab_directory import Manifest, slab_path
+from tpi_mpi.weights.slab_hdf5 import read_slab
 
 
 def inspect_parser() -> Parser:
@@ -29,7 +30,7 @@ def describe(directory: Path) -> dict:
     """Everything that is shown, fit for JSON. Slabs that are not on this machine are left out."""
     manifest = Manifest.load(directory)
     paths = [slab_path(directory, rank) for rank in range(manifest.ranks)]
-    slabs = [Slab.open(path) for path in paths if path.exists()] or [Slab.open(paths[0])]
+    slabs = [read_slab(path) for path in paths if path.exists()] or [read_slab(paths[0])]
     config = slabs[0].config
     return {
         "model": manifest.model,
@@ -89,4 +90,4 @@ def inspect(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(inspect))
+    sys.exit(run_alone(inspect))

@@ -1,9 +1,9 @@
-"""Times every allreduce on these machines, beside the floor that their links set for the star.
+"""Times every allreduce on these machines, beside the lower bound that their links set for the star.
 
     mpirun -np 4 --hostfile hosts python jobs/comparison/allreduces.py --kib 16,32,64
 
 Standard output carries one JSON object a size, with the seconds of one of several sums in a row, the median on the
-slowest rank. The floor is that of a star which receives everything before it sends: two latencies and 2 (size - 1)
+slowest rank. The bound is that of a star which receives everything before it sends: two latencies and 2 (size - 1)
 messages on rank 0's link.
 Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doubling: mpirun
     --mca coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3 ... --only mpi
@@ -14,13 +14,13 @@ import json
 
 import torch
 
-from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.auto import slowest
-from tpi_mpi.links import Link, probe_links
-from tpi_mpi.options import WIRES
-from tpi_mpi.parallel import World, session
-from tpi_mpi.probes import allreduce_seconds
-from tpi_mpi.wire import wire
+from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
+from tpi_mpi.comm.allreduce.tuned import slowest
+from tpi_mpi.comm.links import Link, probe_links
+from tpi_mpi.comm.wire import wire
+from tpi_mpi.comm.world import World, start_mpi
+from tpi_mpi.common.options import WIRES
+from tpi_mpi.measurement.probes import allreduce_seconds
 
 
 def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float | str]:
@@ -47,16 +47,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     torch.set_num_threads(1)
     options = arguments()
-    with session() as world:
+    with start_mpi() as world:
         link = slowest(probe_links(world))
         if options.link:
             milliseconds, megabits = map(float, options.link.split(","))
             link = Link(milliseconds / 1e3, megabits * 1e6 / 8)
         for kib in options.kib:
-            floor = 2 * link.latency + 2 * (world.size - 1) * kib * 1024 / link.bandwidth
+            bound = 2 * link.latency + 2 * (world.size - 1) * kib * 1024 / link.bandwidth
             times = {name: measure(world, name, options.wire, kib) for name in options.only}
             if world.is_root:
-                print(json.dumps({"ranks": world.size, "kib": kib, "floor": floor, "times": times}), flush=True)
+                print(json.dumps({"ranks": world.size, "kib": kib, "lower_bound": bound, "times": times}), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tpi_mpi.parallel import World
-from tpi_mpi.processors import Processors
+from tpi_mpi.comm.affinity import Cores
+from tpi_mpi.comm.world import World
 
 
 def pytest_addoption(parser):
@@ -42,14 +42,14 @@ def world() -> World:
 
 
 @pytest.fixture(scope="session")
-def processors(world) -> Processors:
-    return Processors(world)
+def cores(world) -> Cores:
+    return Cores(world)
 
 
 @pytest.fixture(scope="session")
-def run(world, processors) -> tuple[World, Processors]:
+def run(world, cores) -> tuple[World, Cores]:
     """What an engine needs of the machine."""
-    return world, processors
+    return world, cores
 
 
 @pytest.fixture

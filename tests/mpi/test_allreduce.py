@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tpi_mpi.allreduce import ALGORITHMS
-from tpi_mpi.options import ALLREDUCES, WIRES
-from tpi_mpi.star import StarReduce
-from tpi_mpi.wire import wire
+from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
+from tpi_mpi.comm.allreduce.star import StarReduce
+from tpi_mpi.comm.wire import wire
+from tpi_mpi.common.options import ALLREDUCES, WIRES
 
 WIDTH = 48
 ROWS = [1, 1, 5, 256, 1, 3, 2, 7, 8, 9, 10, 11, 1, 12, 5]

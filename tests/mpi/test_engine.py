@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import zoo
 
-from tpi_mpi import budget
-from tpi_mpi.assembly import open_slab
-from tpi_mpi.budget import Plan, spread, window_size
-from tpi_mpi.engine import Engine, Request
-from tpi_mpi.options import ALLREDUCES, MachineOptions, SamplingOptions
+from tpi_mpi.cli.program import open_slab
+from tpi_mpi.common.options import ALLREDUCES, MachineOptions, SamplingOptions
+from tpi_mpi.engine.engine import Engine
+from tpi_mpi.engine.request import Request
+from tpi_mpi.weights import budget
+from tpi_mpi.weights.budget import Plan, spread, window_size
 
 
 class PlannedEngine(Engine):
@@ -19,17 +20,17 @@ class PlannedEngine(Engine):
 
     plan_of = None
 
-    def _plan(self) -> Plan:
-        return self.plan_of(self.blocks) if self.plan_of else super()._plan()
+    def _plan(self, blocks: dict[str, int]) -> Plan:
+        return self.plan_of(blocks) if self.plan_of else super()._plan(blocks)
 
 
 def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None, **options):
     """On rank 0: the tokens of each prompt; on the others None."""
-    world, processors = run
+    world, cores = run
     slab = open_slab(world, directory)
     requests = [Request(tuple(prompt), sampling) for prompt in prompts]
     capacity = max(request.length for request in requests)
-    engine = PlannedEngine(world, processors, slab, MachineOptions(**options), capacity)
+    engine = PlannedEngine(world, cores, slab, MachineOptions(**options), capacity)
     engine.plan_of = plan
     with engine:
         tokens = [list(engine.tokens(request)) for request in requests] if world.is_root else None
@@ -39,7 +40,7 @@ def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None
 
 def greedy(*arguments, **options) -> list[list[int]] | None:
     tokens = generate(*arguments, SamplingOptions(max_new_tokens=zoo.NEW_TOKENS), **options)
-    return tokens and [[token.id for token in text] for text in tokens]
+    return tokens and [[token.id for token in sequence] for sequence in tokens]
 
 
 @pytest.mark.parametrize("split", ["even", "uneven"])
@@ -57,11 +58,11 @@ def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, sla
 
 
 @pytest.mark.parametrize("name", ["llama", "demo"])
-@pytest.mark.parametrize(("depth", "share"), [(1, 0), (2, 0), (None, 0), (1, 0.5), (None, 0.8), (None, 1)])
-def test_no_window_changes_a_token(run, workshop, slabs, name, depth, share):
+@pytest.mark.parametrize(("depth", "part"), [(1, 0), (2, 0), (None, 0), (1, 0.5), (None, 0.8), (None, 1)])
+def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
     def plan(blocks: dict[str, int]) -> Plan:
         names, sizes = list(blocks), list(blocks.values())
-        pinned = spread(sizes, share)
+        pinned = spread(sizes, part)
         return Plan(frozenset(names[index] for index in pinned), window_size(sizes, pinned, depth), depth)
 
     expected = zoo.referee(workshop / "zoo" / name)
@@ -74,7 +75,7 @@ def test_no_window_changes_a_token(run, workshop, slabs, name, depth, share):
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("allreduce", ALLREDUCES)
 def test_no_allreduce_changes_a_token(run, workshop, slabs, allreduce, overlap, monkeypatch):
-    monkeypatch.setattr("tpi_mpi.engine.chunk_rows", lambda hidden_size: 7)  # prompts come in several chunks
+    monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 7)  # prompts come in several chunks
     expected = zoo.referee(workshop / "zoo" / "demo")
     prompts = [text["prompt"] for text in expected]
     texts = greedy(run, slabs / "demo" / "even", prompts, allreduce=allreduce, overlap=overlap)
@@ -124,18 +125,18 @@ def test_a_seed_gives_the_same_samples_on_any_number_of_ranks(run, workshop, sla
 
 
 def test_a_long_prompt_in_several_chunks_is_one_text(run, workshop, slabs, monkeypatch):
-    monkeypatch.setattr("tpi_mpi.engine.chunk_rows", lambda hidden_size: 3)
+    monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 3)
     texts = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
     if texts:
         assert texts == [text["token_ids"] for text in zoo.referee(workshop / "zoo" / "mistral-sliding")]
 
 
 def test_an_end_of_text_token_ends_it(run, workshop, slabs):
-    world, processors = run
+    world, cores = run
     slab = open_slab(world, slabs / "llama" / "even")
     expected = zoo.referee(workshop / "zoo" / "llama")[0]["token_ids"]
     request = Request(tuple(zoo.PROMPTS[0]), SamplingOptions(max_new_tokens=9), frozenset({expected[4]}))
-    with Engine(world, processors, slab, MachineOptions(), capacity=64) as engine:
+    with Engine(world, cores, slab, MachineOptions(), capacity=64) as engine:
         if world.is_root:
             tokens = list(engine.tokens(request))
             end = expected.index(expected[4]) + 1

@@ -2,7 +2,7 @@
 
 import time
 
-from tpi_mpi.links import Link, probe_links
+from tpi_mpi.comm.links import Link, probe_links
 
 
 def test_every_rank_knows_every_link(world, together):

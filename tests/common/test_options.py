@@ -1,0 +1,100 @@
+"""The command line of generate: what it means, and every mistake that is named."""
+
+from pathlib import Path
+
+import pytest
+
+from tpi_mpi.cli.arguments import generate_parser, parse_generate
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.options import (
+    ALLREDUCES,
+    MACHINE_KEYS,
+    SAMPLING_KEYS,
+    GenerateOptions,
+    MachineOptions,
+    SamplingOptions,
+)
+
+
+def test_defaults_are_greedy_and_automatic():
+    options = parse_generate(["slabs", "--prompt", "hello"])
+    assert options.sampling == SamplingOptions()
+    assert options.sampling.temperature == 0
+    assert options.machine == MachineOptions(memory=None, window=None, threads=None, allreduce="star")
+
+
+def test_everything_is_taken_from_the_command_line():
+    line = "slabs --prompts p.jsonl --output o.jsonl --chat --system S --logprobs --max-new-tokens 7 --temperature 0.5"
+    line += " --top-k 3 --top-p 0.9 --repetition-penalty 1.1 --seed 4 --stop A --stop B --memory 3GiB --window 2"
+    line += " --allreduce mpi --threads 2 --report r.json --trace t.json"
+    options = parse_generate(line.split())
+    assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"))
+    machine = options.machine
+    assert (machine.memory, machine.window, machine.threads, machine.allreduce) == (3 * 1024**3, 2, 2, "mpi")
+    assert (machine.report, machine.trace) == (Path("r.json"), Path("t.json"))
+    assert (options.prompts, options.output, options.system) == ("p.jsonl", "o.jsonl", "S")
+
+
+def test_what_travels_between_ranks_and_how_is_taken_too():
+    machine = parse_generate("slabs --prompt a --allreduce auto --wire int8 --no-overlap --timeout 7.5".split()).machine
+    assert (machine.allreduce, machine.wire, machine.overlap, machine.timeout) == ("auto", "int8", False, 7.5)
+    machine = parse_generate("slabs --prompt a".split()).machine
+    assert (machine.wire, machine.overlap, machine.timeout) == ("float32", True, 60)
+
+
+def test_every_allreduce_that_can_be_asked_for_exists():
+    from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
+
+    assert set(ALLREDUCES) == set(ALGORITHMS)
+
+
+def test_help_names_every_option(capsys):
+    generate_parser().print_help()
+    text = capsys.readouterr().out
+    own = GenerateOptions.__dataclass_fields__.keys() - {"sampling", "machine", "slabs"}
+    for name in {*own, *SAMPLING_KEYS, *MACHINE_KEYS}:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("slabs", "either --prompt TEXT or --prompts FILE"),
+        ("slabs --prompt a --prompts b", "either --prompt TEXT or --prompts FILE"),
+        ("--prompt a", "SLABS"),
+        ("slabs --prompt a --bogus", "--bogus; see --help"),
+        ("slabs --prom a", "--prom"),
+        ("slabs --prompt a --memory lots", "size 'lots' is not a positive number"),
+        ("slabs --prompt a --allreduce ring", "invalid choice: 'ring'"),
+        ("slabs --prompt a --wire int4", "invalid choice: 'int4'"),
+        ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 is not for --allreduce mpi"),
+        ("slabs --prompt a --timeout 0", "--timeout is 0.0; at least 1"),
+        ("slabs --prompt a --system s", "--system needs --chat"),
+        ("slabs --prompt a --logprobs", "give --output FILE too"),
+        ("slabs --prompt a --window 0", "--window is 0; at least 1"),
+        ("slabs --prompt a --threads -1", "--threads is -1; at least 1"),
+        ("slabs --prompt a --max-new-tokens 0", "max_new_tokens is 0; a whole number of at least 1"),
+        ("slabs --prompt a --temperature -1", "temperature is -1.0; a number from 0 up"),
+        ("slabs --prompt a --temperature nan", "temperature is nan"),
+        ("slabs --prompt a --top-k 0", "top_k is 0"),
+        ("slabs --prompt a --top-p 1.5", "top_p is 1.5; a number from 0 to 1"),
+        ("slabs --prompt a --top-p 0", "must be greater than 0"),
+        ("slabs --prompt a --repetition-penalty 0", "must be greater than 0"),
+        ("slabs --prompt a --seed -1", "seed is -1"),
+    ],
+)
+def test_mistakes_are_named(line, words):
+    with pytest.raises(UserError) as refusal:
+        parse_generate(line.split())
+    assert words in str(refusal.value)
+
+
+def test_an_empty_stop_text_is_refused():
+    with pytest.raises(UserError, match="at least one character"):
+        SamplingOptions(stop=("",))
+
+
+def test_one_stop_text_may_be_given_without_a_list():
+    assert SamplingOptions().override({"stop": "end"}).stop == ("end",)
+    with pytest.raises(UserError, match="a text or a list of texts"):
+        SamplingOptions().override({"stop": 7})

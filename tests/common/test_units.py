@@ -1,0 +1,34 @@
+"""Sizes as people write them."""
+
+import pytest
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.units import format_size, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("3GiB", 3 * 1024**3),
+        ("3GB", 3 * 1000**3),
+        ("1.5 MiB", 1024**2 * 3 // 2),
+        ("800mb", 800 * 1000**2),
+        ("7KiB", 7 * 1024),
+        ("12", 12),
+        ("2TiB", 2 * 1024**4),
+    ],
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0", "3 pounds", "1e3", "3GiBs", "nan", "0.1"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UserError, match="as in 3GiB"):
+        parse_size(text)
+
+
+def test_sizes_are_written_in_the_largest_unit_that_fits():
+    assert format_size(1023) == "1023 B"
+    assert format_size(1536) == "1.50 KiB"
+    assert format_size(3 * 1024**3) == "3.00 GiB"

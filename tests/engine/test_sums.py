@@ -1,0 +1,68 @@
+"""Sums go on behind what the caller does, and are there when they are asked for."""
+
+import threading
+
+import pytest
+import torch
+
+from tpi_mpi.common.trace import Trace
+from tpi_mpi.engine.sums import Sums
+
+
+class Gated:
+    """An allreduce that waits to be let through."""
+
+    def __init__(self):
+        self.gate, self.done, self.freed = threading.Event(), 0, False
+
+    def expect(self, rows: int) -> None:
+        pass
+
+    def free(self) -> None:
+        self.freed = True
+
+    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+        assert self.gate.wait(timeout=20)
+        self.done += 1
+        return 2 * partial
+
+
+class Idle:
+    """A reduce that is never used."""
+
+    def free(self) -> None:
+        pass
+
+
+@pytest.fixture
+def gated():
+    made = Gated()
+    yield made
+    made.gate.set()
+
+
+def test_a_sum_that_is_added_later_keeps_no_one_waiting(gated):
+    with Sums(gated, Idle(), Trace()) as sums:
+        first, second = torch.zeros(2, 3), torch.zeros(1, 3)
+        sums.add_later("block", first, torch.ones(2, 3))
+        sums.add_later("block", second, torch.ones(1, 3))
+        assert gated.done == 0
+        assert (first == 0).all()
+        gated.gate.set()
+        sums.settle(second)  # and with it what was begun before
+        assert gated.done == 2
+        assert (first == 2).all()
+        assert (second == 2).all()
+        sums.settle(first)
+
+
+def test_what_stops_a_sum_is_raised_where_it_is_asked_for(gated):
+    def fail(partial):
+        raise RuntimeError("no such rank")
+
+    gated.sum = fail
+    with Sums(gated, Idle(), Trace()) as sums:
+        states = torch.zeros(1, 3)
+        sums.add_later("block", states, torch.ones(1, 3))
+        with pytest.raises(RuntimeError, match="no such rank"):
+            sums.settle(states)

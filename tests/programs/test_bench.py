@@ -1,0 +1,90 @@
+"""The benchmark: what it computes of rates, and that a run gives everything it promises."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import run_module
+
+from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
+from tpi_mpi.measurement.rates import Rates
+
+FAST = RankLoad("a", weights=800, elements=400, streamed=400, rates=Rates(100.0, 1000.0, 500.0, 4000.0))
+SLOW = RankLoad("b", weights=800, elements=400, streamed=600, rates=Rates(100.0, 800.0, 400.0, 2000.0))
+
+
+def test_a_token_takes_as_long_as_the_slowest_ranks_reading():
+    bound = token_bound([FAST, SLOW], blocks=4, allreduce=0.5)
+    assert (bound.read, bound.compute, bound.allreduce, bound.memory) == (6.0, 2.0, 2.0, 1.0)
+    assert bound.total == 6.0
+
+
+def test_ranks_of_one_host_share_its_disk():
+    neighbours = [replace(FAST, host="b", rates=replace(FAST.rates, read=20.0)), SLOW]
+    assert token_bound([*neighbours, FAST], blocks=4, allreduce=0.5).read == pytest.approx(1000 / 120)
+
+
+def test_or_as_computing_and_communicating_where_that_takes_longer():
+    pinned = replace(SLOW, streamed=0)
+    assert token_bound([FAST, pinned], blocks=4, allreduce=1.0).total == 6.0
+    assert token_bound([pinned], blocks=4, allreduce=0.5).total == 4.0
+
+
+def test_a_prompt_reads_everything_and_multiplies_every_token():
+    bound = prompt_bound([FAST, SLOW], tokens=50, blocks=4, allreduce=1.0)
+    assert (bound.read, bound.compute, bound.allreduce) == (8.0, 20.0, 4.0)
+    assert bound.total == 24.0
+    assert prompt_bound([FAST, SLOW], tokens=50, blocks=4, allreduce=7.0, overlap=True).total == 28.0
+
+
+@pytest.fixture(scope="module")
+def bench(demo_slabs, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bench")
+    files = ["--report", directory / "r.json", "--trace", directory / "t.json"]
+    arguments = [demo_slabs(2), "--window", 2, "--prompt-tokens", 40, "--new-tokens", 6, *files]
+    return run_module("tpi_mpi.bench", *arguments, ranks=2, check=True), directory
+
+
+def test_standard_output_is_one_object_and_the_report_is_the_same(bench):
+    finished, directory = bench
+    report = json.loads(finished.stdout)
+    assert json.loads((directory / "r.json").read_text()) == report
+    assert report["prompt_tokens"] == 40
+    assert set(report["allreduce_s"]) == {"1", "40"}
+    for name, measured in (("ttft", report["ttft_s"]), ("tpot", report["tpot_s"]["median"])):
+        bound = report["lower_bound"][name]
+        total = max(bound["read_s"], bound["compute_s"] + bound["allreduce_s"])
+        assert bound["total_s"] == pytest.approx(total, abs=3e-6)  # each is rounded
+        assert report["ratio"][name] == pytest.approx(measured / bound["total_s"], abs=0.01)
+
+
+def test_a_token_fetches_exactly_what_is_not_pinned(bench):
+    for rank in json.loads(bench[0].stdout)["ranks"]:
+        assert rank["pinned_blocks"] == 0
+        assert rank["per_token"]["bytes_fetched"] == pytest.approx(rank["rates"]["streamed"], rel=0.15)
+        assert min(rate for name, rate in rank["rates"].items() if name != "host") > 0
+
+
+def test_the_table_has_a_line_for_every_rank_and_time(bench):
+    lines = bench[0].stderr.splitlines()
+    assert lines[0].startswith("handbook-3m, bfloat16, 2 ranks, allreduce star, a prompt of 40 tokens")
+    assert [line.split()[0] for line in lines if line] == ["handbook-3m,", "rank", "0", "1", "measured", "TTFT", "TPOT"]
+
+
+def test_the_trace_has_the_memory_too(bench):
+    events = json.loads((bench[1] / "t.json").read_text())["traceEvents"]
+    assert {event["pid"] for event in events if event["ph"] == "C"} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--new-tokens", 0], "--new-tokens is 0; at least 1"),
+        (["--prompt-tokens", 513], "--prompt-tokens make a sequence of 513 tokens; the model's context is 512"),
+        (["--prompt", "a"], "--prompt a"),
+    ],
+)
+def test_mistakes_are_named(arguments, words, demo_slabs):
+    finished = run_module("tpi_mpi.bench", demo_slabs(1), *arguments)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert words in finished.stderr

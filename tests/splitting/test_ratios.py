@@ -1,0 +1,168 @@
+"""Laws of the ratios: all weights are dealt, nobody waits longer than with equal ones, the weaker gets less."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import run_module
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.units import GIB, MIB
+from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards
+from tpi_mpi.measurement.rates import Rates
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.slab import planned_slab
+from tpi_mpi.weights.slab_directory import slab_path
+from tpi_mpi.weights.slab_hdf5 import read_slab
+from weights_tools.inspect import describe
+from weights_tools.split import split
+from weights_tools.splitting.ratios import Ability, choose, deal
+from weights_tools.synthesis.shapes import SHAPES
+
+CONFIG = ModelConfig.from_keys(SHAPES["open-llama-3b"])
+WORK = Work(prompt_tokens=32, capacity=64, chunk=32, token_sum=3e-3, prompt_sum=40e-3)
+RATES = Rates(read=320e6, memory=10e9, vector=5e9, prompt=100e9)
+MACHINE = Machine(host="a", budget=5 * GIB // 4, taken=280 * MIB, rates=RATES)
+ABILITY = Ability(room=900, window=100, read=300.0, gemv=2000.0, idle=0.1)
+WEAK = replace(ABILITY, room=300, read=150.0)
+FEW = replace(ABILITY, room=10, gemv=200.0)
+
+
+def cluster(*changes: dict) -> list[Machine]:
+    machines = []
+    for rank, change in enumerate(changes):
+        rates = replace(RATES, **{name: value for name, value in change.items() if name in vars(RATES)})
+        rest = {name: value for name, value in change.items() if name not in vars(RATES)}
+        machines.append(replace(MACHINE, host=f"host{rank}", rates=rates, **rest))
+    return machines
+
+
+def seconds(ability: Ability, nbytes: float) -> float:
+    """What a shard takes, said the other way round."""
+    streamed = max(0.0, nbytes - ability.room + ability.window) if nbytes > ability.room else 0.0
+    return max(streamed / ability.read, ability.idle + nbytes / ability.gemv)
+
+
+@pytest.mark.parametrize("nbytes", [1, 500, 3000, 20000])
+@pytest.mark.parametrize("abilities", [(ABILITY,), (ABILITY, WEAK), (WEAK, FEW, ABILITY), (FEW, FEW, WEAK, ABILITY)])
+def test_everything_is_dealt_and_nobody_is_slower_than_with_equal_shards(abilities, nbytes):
+    dealt = deal(abilities, nbytes)
+    assert sum(dealt) == pytest.approx(nbytes)
+    equal = max(seconds(ability, nbytes / len(abilities)) for ability in abilities)
+    assert max(map(seconds, abilities, dealt)) <= equal * (1 + 1e-6)
+
+
+def test_equals_get_equal_shards_and_the_weaker_less():
+    assert deal([ABILITY] * 3, 6000) == pytest.approx([2000] * 3)
+    strong, weak = deal([ABILITY, WEAK], 3000)
+    assert weak < strong / 1.9
+    few, many = deal([FEW, ABILITY], 3000)
+    assert few < many / 2
+
+
+def choice(*changes: dict):
+    return choose(CONFIG, "bfloat16", cluster(*changes), WORK)
+
+
+def test_a_machine_with_half_the_disk_and_half_the_memory_gets_less():
+    weak = {"read": RATES.read / 2, "budget": MACHINE.budget // 2}
+    chosen = choice({}, {}, weak, {})
+    assert chosen.ratios[2] < min(ratio for rank, ratio in enumerate(chosen.ratios) if rank != 2) * 0.7
+    assert chosen.equal.tpot > 1.3 * chosen.expected.tpot
+    assert chosen.expected.pinned[2] < chosen.expected.pinned[1]
+
+
+@pytest.mark.parametrize("change", [{}, {"read": 40e6}, {"vector": 1e9}, {"budget": 8 * GIB}, {"taken": 900 * MIB}])
+def test_no_choice_is_expected_to_be_slower_than_equal_ratios(change):
+    chosen = choice({}, change, {})
+    assert chosen.equal is None or chosen.expected.tpot <= chosen.equal.tpot
+
+
+def test_equal_machines_keep_equal_ratios():
+    assert choice({}, {}, {}, {}).ratios is None
+    assert choice({}, {"read": RATES.read * 1.02}, {}, {}).ratios is None
+
+
+def test_a_machine_without_room_for_its_equal_shard_can_still_take_part():
+    chosen = choice({}, {"budget": 335 * MIB}, {})
+    assert chosen.equal is None
+    assert chosen.ratios[1] < chosen.ratios[0] * 0.7
+
+
+def test_one_without_any_room_is_named():
+    with pytest.raises(UserError, match=r"rank 1 on host1: a memory budget of 280\.00 MiB is too small; name at least"):
+        choice({}, {"budget": 280 * MIB}, {})
+
+
+def test_what_fits_into_memory_takes_its_products_the_head_and_the_sums():
+    machines = cluster({"budget": 8 * GIB}, {"budget": 8 * GIB})
+    given = shards(CONFIG, Partition.of(CONFIG, 2), "bfloat16", WORK)
+    expected = predict(given, machines, WORK)
+    assert expected.pinned == tuple(shard.nbytes for shard in given)
+    head, sums = given[0].head / RATES.vector, 52 * WORK.token_sum
+    assert expected.tpot == pytest.approx(given[1].nbytes / RATES.vector + head + sums)
+    assert expected.ttft > expected.tpot
+
+
+def test_a_planned_slab_has_the_sizes_of_the_real_one(demo_slabs):
+    for rank in range(3):
+        slab = read_slab(slab_path(demo_slabs(3), rank))
+        planned = planned_slab(slab.config, slab.partition, rank, "bfloat16")
+        real, drawn = ({name: block.nbytes for name, block in one.blocks.items()} for one in (slab, planned))
+        assert real == drawn
+        assert planned.dtype == slab.dtype
+
+
+@pytest.fixture
+def report(tmp_path, demo):
+    """What a check might have written of three machines, the second with a tenth of the others' GEMV rate."""
+    config = ModelConfig.load(demo / "config.json")
+    ranks = [
+        {
+            "host": f"host{rank}",
+            "budget_bytes": GIB,
+            "taken_bytes": 300 * MIB,
+            "rates": {"read": 1e9, "memory": 1e10, "vector": 1e9 if rank == 1 else 1e10, "prompt": 1e11},
+        }
+        for rank in range(3)
+    ]
+    path = tmp_path / "check.json"
+    sizes = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers}
+    work = vars(WORK) | {"token_sum": 1e-6}
+    value = {"model": "demo", "world_size": 3, "dtype": "bfloat16", "allreduce": "star", "work": work, "ranks": ranks}
+    path.write_text(json.dumps(value | sizes))
+    return path
+
+
+def test_split_takes_the_ratios_from_a_check(demo, report, tmp_path):
+    finished = run_module("weights_tools.split", demo, tmp_path / "slabs", "--ranks", 3, "--ratios-from", report)
+    assert finished.returncode == 0, finished.stderr
+    nbytes = [rank["bytes"] for rank in describe(tmp_path / "slabs")["ranks"]]
+    assert nbytes[1] < min(nbytes[0], nbytes[2]) / 2
+    said = [line for line in finished.stderr.splitlines() if line.startswith("tpi_mpi: ")]
+    assert said[0].startswith("tpi_mpi: ratios of 3 ranks: ")
+    assert said[1].startswith("tpi_mpi: expected with --allreduce star: ")
+    assert said[2].startswith("tpi_mpi: with equal ratios: ")
+
+
+def spoil(report, **changes) -> None:
+    report.write_text(json.dumps(json.loads(report.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "words"),
+    [
+        ({}, ["--ranks", 2], "check.json is of 3 ranks, not of 2"),
+        ({"hidden_size": 64}, ["--ranks", 3], "check.json is of another model (demo)"),
+        ({"work": None}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
+        ({"ranks": [{}, {}, {}]}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
+        ({}, ["--ranks", 3, "--ratios", "1,1,1"], "give either --ratios or --ratios-from"),
+    ],
+)
+def test_a_report_that_does_not_fit_is_refused(changes, arguments, words, demo, report, tmp_path):
+    spoil(report, **changes)
+    with pytest.raises(UserError, match=re.escape(words)):
+        split([str(word) for word in (demo, tmp_path / "slabs", *arguments, "--ratios-from", report)])
+    assert not (tmp_path / "slabs").exists()

@@ -1,0 +1,98 @@
+"""verify finds every way in which slabs can differ from what was written; inspect shows what is there."""
+
+import json
+import shutil
+
+import pytest
+from conftest import run_module
+from safetensors.torch import load_file, save_file
+
+from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.weights.slab_directory import slab_path
+from tpi_mpi.weights.slab_hdf5 import read_slab
+from weights_tools.inspect import inspect
+from weights_tools.verify import verify
+
+
+@pytest.fixture
+def slabs(demo_slabs, tmp_path):
+    """A directory of slabs that the test may spoil."""
+    return shutil.copytree(demo_slabs(2), tmp_path / "slabs")
+
+
+@pytest.mark.parametrize("name", ["layers.0.attention", "layers.5.feed_forward", "head.1", "embedding"])
+def test_an_altered_byte_anywhere_is_found(slabs, name):
+    extent = read_slab(slab_path(slabs, 0)).blocks[name]
+    for at in (0, extent.nbytes // 2, extent.nbytes - 1):
+        with open(slab_path(slabs, 0), "r+b") as file:
+            file.seek(extent.offset + at)
+            byte = file.read(1)[0]
+            file.seek(extent.offset + at)
+            file.write(bytes([byte ^ 128]))
+            file.flush()
+            with pytest.raises(TpiError, match=rf"block {name} of slab .*rank0000\.h5 has checksum"):
+                verify([str(slabs)])
+            file.seek(extent.offset + at)
+            file.write(bytes([byte]))
+    verify([str(slabs)])
+
+
+def test_slabs_of_another_checkpoint_are_found(slabs, demo, tmp_path):
+    other = shutil.copytree(demo, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = "model.layers.4.mlp.down_proj.weight"
+    tensors[name][100, 300] += 1
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(TpiError, match=f"tensor {name} differs between the slabs and"):
+        verify([str(slabs), "--checkpoint", str(other)])
+
+
+def test_a_checkpoint_of_another_shape_is_named(slabs, checkpoints):
+    with pytest.raises(UserError, match=r"its config\.json differs"):
+        verify([str(slabs), "--checkpoint", str(checkpoints["llama"])])
+
+
+def test_a_slab_in_anothers_place_is_named(slabs):
+    shutil.copy(slab_path(slabs, 1), slab_path(slabs, 0))
+    with pytest.raises(UserError, match=r"rank0000\.h5 was split for rank 1 of 2, not for rank 0 of 2"):
+        verify([str(slabs)])
+
+
+def test_slabs_of_two_splits_are_named(slabs, checkpoints, tmp_path):
+    run_module("weights_tools.split", checkpoints["llama"], tmp_path / "other", "--ranks", 2, check=True)
+    shutil.copy(slab_path(tmp_path / "other", 1), slab_path(slabs, 1))
+    with pytest.raises(UserError, match=r"rank0001\.h5 is of another split than .*rank0000"):
+        verify([str(slabs)])
+
+
+def test_status_and_streams(slabs):
+    finished = run_module("weights_tools.verify", slabs)
+    assert (finished.returncode, finished.stdout) == (0, "")
+    slab_path(slabs, 1).unlink()
+    finished = run_module("weights_tools.verify", slabs)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("tpi_mpi: slab ")
+
+
+def test_inspect_shows_the_partition_as_json(demo_slabs, capsys):
+    inspect([str(demo_slabs(2)), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["model"], shown["model_type"], shown["world_size"]) == ("handbook-3m", "llama", 2)
+    assert [rank["heads"] for rank in shown["ranks"]] == [[0, 4], [4, 8]]
+    for rank, described in enumerate(shown["ranks"]):
+        assert described["bytes"] == read_slab(slab_path(demo_slabs(2), rank)).nbytes
+        assert described["bytes"] == sum(described["blocks"].values())
+
+
+def test_inspect_shows_a_table(demo_slabs, capsys):
+    inspect([str(demo_slabs(2))])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("handbook-3m: llama, 6 layers, hidden size 192, vocabulary 1024, bfloat16")
+    assert len(lines) == 4
+    assert "6 attention of" in lines[-1]
+
+
+def test_inspect_works_where_only_some_slabs_are(slabs, capsys):
+    slab_path(slabs, 0).unlink()
+    inspect([str(slabs), "--json"])
+    assert [rank["rank"] for rank in json.loads(capsys.readouterr().out)["ranks"]] == [1]

@@ -1,0 +1,349 @@
+"""Laws of the scatter: every machine gets its own slab bit for bit, whatever happens on the way, and only once."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.units import MIB, parse_size
+from tpi_mpi.weights.slab_directory import slab_path
+from tpi_mpi.weights.slab_hdf5 import read_slab
+from weights_tools.common.target_directory import JOURNAL, prepare_for_scatter
+from weights_tools.synth import synth
+from weights_tools.transfer.extents import absent_from, extents_of
+
+RANKS = 3
+HOST = socket.gethostname()
+SABOTAGE = str(REPOSITORY / "tests" / "sabotage_scatter.py")
+BLOCK = "layers.3.feed_forward"
+
+
+class Machines:
+    """As many machines as ranks, for all that a rank can tell: each has a directory of its own as TARGET."""
+
+    def __init__(self, directory: Path):
+        self.directories = [directory / f"machine{rank}" for rank in range(RANKS)]
+        for path in self.directories:
+            path.mkdir()
+
+    def target(self, rank: int) -> Path:
+        return self.directories[rank] / "target"
+
+    def slab(self, rank: int) -> Path:
+        return slab_path(self.target(rank), rank)
+
+    def partial(self, rank: int) -> Path:
+        return self.target(rank) / f".rank{rank:04d}.h5.partial"
+
+    def command(self, *arguments) -> list[str]:
+        words = [sys.executable, *map(str, arguments)]
+        ranks = [["-np", "1", "--wdir", str(path), *words] for path in self.directories]
+        return [mpirun(1)[0], *ranks[0], *(word for rank in ranks[1:] for word in (":", *rank))]
+
+    def start(self, *arguments) -> subprocess.Popen:
+        variables = {**environment(), "PYTHONPATH": str(REPOSITORY)}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(self.command(*arguments), env=variables, start_new_session=True, **pipes)
+
+    def run(self, *arguments) -> "Finished":
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate(timeout=60)
+        return Finished(process.returncode, stdout, stderr)
+
+    def scatter(self, slabs: Path, *options) -> "Finished":
+        return self.run("-m", "weights_tools.scatter", slabs, "target", *options)
+
+    def sabotaged(self, kind: str, rank: int, after: int, slabs: Path) -> "Finished":
+        return self.run(SABOTAGE, kind, rank, after, slabs, "target")
+
+    def fill(self, slabs: Path) -> None:
+        """Everything in its place."""
+        for rank in range(RANKS):
+            self.target(rank).mkdir()
+            for path in slabs.iterdir():
+                if path.suffix != ".h5" or path.name == self.slab(rank).name:
+                    shutil.copy(path, self.target(rank))
+
+    def process(self, rank: int) -> int | None:
+        """The process that works in this machine's directory."""
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (path / "cwd").resolve() == self.directories[rank].resolve():
+                    return int(path.name)
+        return None
+
+    def check(self, slabs: Path) -> None:
+        """Every machine has its own slab and the small files, bit for bit, and nothing else."""
+        small = {path.name for path in slabs.iterdir() if path.suffix != ".h5"}
+        for rank in range(RANKS):
+            names = {path.name for path in self.target(rank).iterdir()}
+            assert names == {self.slab(rank).name, *small}
+            for name in names:
+                assert (self.target(rank) / name).read_bytes() == (slabs / name).read_bytes(), name
+
+    def times(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for rank in range(RANKS) for path in self.target(rank).iterdir()}
+
+
+class Finished:
+    """What a run left behind. said: the lines of the program; sent, there: bytes."""
+
+    def __init__(self, status: int, stdout: str, stderr: str):
+        self.status, self.stdout, self.stderr = status, stdout, stderr
+        self.said = [line for line in re.split(r"[\r\n]", stderr) if line.startswith("tpi_mpi: ")]
+        self.sent = self._size(r"; (\S+ \S+) sent in ")
+        self.there = self._size(r"is resumed: (\S+ \S+) of ")
+
+    def _size(self, pattern: str) -> int:
+        found = re.search(pattern, self.stderr)
+        return parse_size(found[1]) if found and not found[1].startswith("0 ") else 0
+
+    def succeeded(self) -> "Finished":
+        assert self.status == 0, self.stderr
+        assert self.stdout == ""
+        return self
+
+
+@pytest.fixture
+def machines(tmp_path) -> Machines:
+    return Machines(tmp_path)
+
+
+@pytest.fixture
+def slabs(demo_slabs) -> Path:
+    return demo_slabs(RANKS)
+
+
+@pytest.fixture
+def spoilable(slabs, tmp_path) -> Path:
+    return shutil.copytree(slabs, tmp_path / "slabs")
+
+
+@pytest.fixture(scope="module")
+def other_split(tmp_path_factory) -> Path:
+    """Slabs of the same checkpoint and for as many ranks, split otherwise."""
+    target = tmp_path_factory.mktemp("other") / "slabs"
+    run_module("weights_tools.split", DEMO, target, "--ranks", RANKS, "--ratios", "2,1,1", check=True)
+    return target
+
+
+def size_of(slabs: Path) -> int:
+    return sum(path.stat().st_size for path in slabs.glob("*.h5"))
+
+
+def flip(path: Path, at: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+
+
+def middle_of(slab: Path, block: str = BLOCK) -> int:
+    extent = read_slab(slab).blocks[block]
+    return extent.offset + extent.nbytes // 2
+
+
+def test_every_machine_gets_its_own_once_and_the_model_runs(machines, slabs):
+    first = machines.scatter(slabs).succeeded()
+    machines.check(slabs)
+    assert first.sent == pytest.approx(size_of(slabs), rel=0.01)
+    assert "scatter: 100%" in first.stderr
+    before = machines.times()
+    second = machines.scatter(slabs).succeeded()
+    assert (second.sent, machines.times()) == (0, before)
+    assert second.said[0] == f"tpi_mpi: {RANKS} of {RANKS} slabs are in their place already"
+    answer = machines.run("-m", "tpi_mpi.generate", "target", "--prompt", "Hello", "--chat")
+    assert "tensor parallelism" in answer.stdout
+
+
+def test_ranks_may_share_a_directory_even_that_of_the_slabs(slabs, spoilable, tmp_path):
+    run_module("weights_tools.scatter", spoilable, tmp_path / "shared", ranks=RANKS, check=True)
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {path.name for path in slabs.iterdir()}
+    for path in slabs.iterdir():
+        assert (tmp_path / "shared" / path.name).read_bytes() == path.read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in spoilable.iterdir()}
+    finished = run_module("weights_tools.scatter", spoilable, spoilable, ranks=RANKS, check=True)
+    assert "; 0 B sent in " in finished.stderr
+    assert {path: path.stat().st_mtime_ns for path in spoilable.iterdir()} == before
+
+
+@pytest.mark.parametrize(("rank", "after"), [(2, 17), (0, 8)])
+def test_a_killed_scatter_goes_on_where_it_was(rank, after, machines, slabs):
+    assert machines.sabotaged("kill", rank, after, slabs).status != 0
+    assert not machines.slab(rank).exists()
+    placed = sum(machines.slab(rank).stat().st_size for rank in range(RANKS) if machines.slab(rank).exists())
+    finished = machines.scatter(slabs).succeeded()
+    machines.check(slabs)
+    assert finished.sent + finished.there + placed == pytest.approx(size_of(slabs), rel=0.01)
+    assert finished.there > after * 1000
+
+
+def test_what_an_interrupted_scatter_left_is_read_and_then_believed(machines, slabs):
+    machines.fill(slabs)
+    machines.slab(1).rename(machines.partial(1))
+    assert machines.scatter(slabs).succeeded().sent == 0
+    machines.check(slabs)
+
+    machines.slab(1).rename(machines.partial(1))
+    stretches = extents_of(read_slab(slab_path(slabs, 1)))
+    spoilt = (stretches[0], stretches[9], stretches[-1])
+    for stretch in spoilt:
+        flip(machines.partial(1), stretch.stop - 1)
+    with open(machines.partial(1), "ab") as file:
+        file.write(b"more")
+    finished = machines.scatter(slabs).succeeded()
+    assert finished.sent == pytest.approx(sum(stretch.nbytes for stretch in spoilt), rel=0.01)
+    machines.check(slabs)
+
+
+def test_another_split_replaces_whole_and_partial_slabs(machines, slabs, other_split):
+    machines.sabotaged("kill", 1, 9, other_split)
+    machines.scatter(slabs).succeeded()
+    machines.check(slabs)
+    (machines.target(0) / "chat_template.jinja").write_text("of yet another model")
+    machines.scatter(other_split).succeeded()
+    machines.check(other_split)
+
+
+def test_a_damaged_source_is_named_and_never_gets_into_its_place(machines, slabs, spoilable):
+    at = middle_of(slab_path(spoilable, 1))
+    flip(slab_path(spoilable, 1), at)
+    finished = machines.scatter(spoilable)
+    line = f"tpi_mpi: rank 1 on {HOST}: block {BLOCK} of slab {slab_path(spoilable, 1)} on rank 0 has checksum"
+    assert finished.status == 1
+    assert finished.said[-1].startswith(line)
+    assert not machines.slab(1).exists()
+    flip(slab_path(spoilable, 1), at)
+    assert machines.scatter(spoilable).succeeded().there > 0
+    machines.check(slabs)
+
+
+def test_verify_finds_what_was_damaged_after_it_came(machines, slabs):
+    machines.fill(slabs)
+    flip(machines.slab(2), middle_of(machines.slab(2)))
+    assert machines.scatter(slabs).succeeded().sent == 0  # its header is as it was
+    finished = machines.scatter(slabs, "--verify").succeeded()
+    assert finished.sent == pytest.approx(slab_path(slabs, 2).stat().st_size, rel=0.01)
+    machines.check(slabs)
+
+
+FAULTS = {
+    "small": (0, 2, "the slabs need 7.73 MiB, but the disk of target has only 976.56 KiB left"),
+    "full": (7, 2, "the disk is full while {partial} is written; free some space and scatter again"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_trouble_on_one_rank_ends_all_and_is_named(kind, machines, slabs):
+    after, status, line = FAULTS[kind]
+    finished = machines.sabotaged(kind, 1, after, slabs)
+    assert finished.status == status
+    assert "Traceback" not in finished.stderr
+    expected = f"tpi_mpi: rank 1 on {HOST}: {line.format(partial=machines.partial(1))}"
+    assert [said for said in finished.said if said.startswith(expected)]
+    assert ("scatter:" in finished.stderr) == (kind != "small")  # what can be known is, before anything is sent
+
+
+def test_a_message_that_was_altered_on_its_way_is_not_written(machines, slabs):
+    finished = machines.sabotaged("message", 0, 20, slabs)
+    assert finished.status == 1
+    assert any("a message of rank 0 was altered on its way; scatter again" in line for line in finished.said)
+    for rank in range(RANKS):
+        assert (
+            not machines.slab(rank).exists() or machines.slab(rank).read_bytes() == slab_path(slabs, rank).read_bytes()
+        )
+
+
+def test_a_slow_disk_holds_up_no_other(machines, slabs):
+    process = machines.start(SABOTAGE, "slow", 1, 0, slabs, "target")
+    deadline = time.monotonic() + 30
+    while not machines.slab(2).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not machines.slab(1).exists()
+    process.communicate(timeout=60)
+    machines.check(slabs)
+
+
+def test_another_number_of_ranks_is_refused(slabs, tmp_path):
+    finished = run_module("weights_tools.scatter", slabs, tmp_path / "target", ranks=2)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "the slabs were split for 3 ranks, but 2 were started; use mpirun -np 3" in finished.stderr
+    assert not (tmp_path / "target").exists()
+
+
+def test_one_rank_is_a_copy(demo_slabs, tmp_path):
+    run_module("weights_tools.scatter", demo_slabs(1), tmp_path / "target", check=True)
+    for path in demo_slabs(1).iterdir():
+        assert (tmp_path / "target" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_directory_of_other_things_is_refused(slabs, tmp_path):
+    with pytest.raises(UserError, match="is not empty and holds no slabs; name another directory"):
+        prepare_for_scatter(DEMO)
+    with pytest.raises(UserError, match=r"config\.json is no directory to write to \(File exists\)"):
+        prepare_for_scatter(DEMO / "config.json")
+    (tmp_path / JOURNAL).touch()
+    with pytest.raises(UserError, match="holds an interrupted split"):
+        prepare_for_scatter(tmp_path)
+    prepare_for_scatter(tmp_path / "new" / "directory")
+    prepare_for_scatter(slabs)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-biases-tied", "qwen3"])
+def test_stretches_are_the_whole_file(name, checkpoints, tmp_path):
+    run = ["--config", str(checkpoints[name] / "config.json"), "--ranks", "2", "--unique-layers", "1"]
+    synth([str(tmp_path / "slabs"), *run])
+    for rank in range(2):
+        path = slab_path(tmp_path / "slabs", rank)
+        stretches = extents_of(read_slab(path))
+        ends = [0, *(stretch.stop for stretch in stretches)]
+        assert [stretch.start for stretch in stretches] == ends[:-1]
+        assert ends[-1] == path.stat().st_size
+        assert absent_from(path, stretches) == ()
+        for stretch in stretches:
+            flip(path, stretch.stop - 1)
+            assert absent_from(path, stretches) == (stretch,)
+            flip(path, stretch.stop - 1)
+
+
+def kill(machines: Machines, process: subprocess.Popen) -> None:
+    os.kill(machines.process(2), signal.SIGKILL)
+
+
+def interrupt(machines: Machines, process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+
+def test_a_large_slab_may_be_interrupted_at_any_moment(tmp_path, machines):
+    slabs = tmp_path / "slabs"
+    shape = ["--like", "tinyllama-1.1b", "--layers", 2, "--ranks", RANKS]
+    run_module("weights_tools.synth", slabs, *shape, check=True)
+    there = 0
+    for least, stop in ((10 * MIB, kill), (30 * MIB, interrupt)):
+        process = machines.start(SABOTAGE, "slow", 2, 0, slabs, "target")
+        while not (machines.partial(2).exists() and machines.partial(2).stat().st_size > least):
+            assert process.poll() is None
+            time.sleep(0.001)
+        stop(machines, process)
+        stderr = process.communicate(timeout=30)[1]
+        assert process.returncode != 0
+        assert "Traceback" not in stderr
+        assert not machines.slab(2).exists()
+        assert machines.partial(2).stat().st_size > there
+        there = machines.partial(2).stat().st_size
+    finished = machines.scatter(slabs).succeeded()
+    assert 0 < finished.sent < size_of(slabs) - least / 2
+    machines.check(slabs)

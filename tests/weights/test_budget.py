@@ -1,0 +1,73 @@
+"""Laws of the plan: a budget is never exceeded, is used as far as it goes, and one too small names the least."""
+
+from itertools import pairwise
+
+import pytest
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.weights.budget import plan, spread, window_size
+
+BLOCKS = {f"block {index}": size for index, size in enumerate([30, 70] * 10 + [55, 55])}
+SIZES = list(BLOCKS.values())
+
+
+def pinned_bytes(result) -> int:
+    return sum(BLOCKS[name] for name in result.pinned)
+
+
+@pytest.mark.parametrize("budget", [*range(100, 1300, 35), 5000])
+@pytest.mark.parametrize("depth", [None, 1, 2, 5])
+def test_a_budget_is_kept_and_used(budget, depth):
+    fixed = 100
+    try:
+        result = plan(BLOCKS, budget, fixed, depth)
+    except UserError:
+        assert fixed + (window_size(SIZES, set(), depth) if depth else max(SIZES)) > budget
+        return
+    used = fixed + pinned_bytes(result) + result.capacity
+    assert used <= budget
+    assert result.pinned == set(BLOCKS) or budget - used < 2 * max(SIZES)
+    if fixed + sum(SIZES) <= budget:
+        assert result.pinned == set(BLOCKS)
+        assert result.capacity == 0
+
+
+@pytest.mark.parametrize("depth", [None, 1, 2, 5])
+def test_every_block_that_streams_fits_the_window(depth):
+    for budget in range(400, 1200, 30):
+        result = plan(BLOCKS, budget, 0, depth)
+        assert result.capacity >= max((size for name, size in BLOCKS.items() if name not in result.pinned), default=0)
+
+
+def test_a_window_of_blocks_has_room_for_any_of_them_in_a_row():
+    assert window_size([1, 5, 2, 4], set(), 2) == 7
+    assert window_size([4, 1, 1, 5], set(), 2) == 9  # the last and, in the next sweep, the first
+    assert window_size([4, 9, 1, 5], {1}, 2) == 9
+    assert window_size([4, 1], set(), 5) == 5
+    assert window_size([4, 1], {0, 1}, 2) == 0
+
+
+def test_a_larger_budget_pins_no_less_than_a_block_fewer():
+    pinned = [pinned_bytes(plan(BLOCKS, budget, 0)) for budget in range(80, 1300, 10)]
+    assert all(more >= less - max(SIZES) for less, more in pairwise(pinned))
+    assert pinned[-1] > pinned[0] + 800
+
+
+def test_a_budget_too_small_names_the_least_that_works():
+    with pytest.raises(UserError) as refusal:
+        plan(BLOCKS, 169, 100)
+    assert str(refusal.value).endswith("name at least 9MiB")  # 170 bytes, and what differs between runs
+    assert plan(BLOCKS, 170, 100).capacity == 70
+
+
+@pytest.mark.parametrize("count", [1, 7, 44, 160])
+def test_pinned_blocks_are_spread_evenly(count):
+    for percent in range(1, 100, 7):
+        sizes = [30 + 40 * (index % 2) for index in range(count)]
+        chosen, position, behind = spread(sizes, percent / 100), 0, 0
+        for index, size in enumerate(sizes):
+            position += size
+            behind += size * (index in chosen)
+            assert abs(position * percent / 100 - behind) <= 70  # at any point of the sweep, within a block
+    assert spread(sizes, 1.0) == set(range(count))
+    assert spread(sizes, 0.0) == set()

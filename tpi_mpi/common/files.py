@@ -1,0 +1,75 @@
+"""Files that are either as they were or complete: written under a temporary name, synced, renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from tpi_mpi.common.errors import UserError
+
+
+def replace_file(path: Path, content: str | bytes, writer: str = "") -> None:
+    """Writes to ``path`` in one step. Raises UserError where the directory cannot be written to.
+
+    writer: another for each of several processes that may do so at once.
+    """
+    with _replacing(path, writer) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file's content in one step. Raises UserError where either cannot be read or written."""
+    with _replacing(target) as file, open(source, "rb") as original:
+        shutil.copyfileobj(original, file)
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError where :func:`replace_file` would."""
+    directory = path.resolve().parent
+    if not _is_device(path) and (path.is_dir() or not os.access(directory, os.W_OK)):
+        raise UserError(f"{path} cannot be written; name a file in a directory that exists and can be written to")
+
+
+def partial_name(path: Path, writer: str = "") -> Path:
+    """The name that a file has while it is written."""
+    return path.with_name(f".{path.name}{writer}.partial")
+
+
+def publish(path: Path, writer: str = "") -> None:
+    """Gives a file that is complete under its partial name the name ``path``, once its bytes are on the disk."""
+    with open(partial_name(path, writer), "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial_name(path, writer), path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames inside the directory survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether this is something, such as a pipe, that cannot be replaced but only written to."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextmanager
+def _replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write to, which becomes ``path`` when the with-block ends without an error."""
+    try:
+        if _is_device(path):
+            with open(path, "wb") as file:
+                yield file
+            return
+        path = path.resolve()  # a link goes on leading to the file
+        with open(partial_name(path, writer), "wb") as file:
+            yield file
+        publish(path, writer)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from None

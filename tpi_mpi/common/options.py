@@ -1,0 +1,190 @@
+"""What the user asked for: immutable, and checked once."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from tpi_mpi.common.deadline import Deadline
+from tpi_mpi.common.errors import UserError
+
+DEFAULT_NEW_TOKENS = 256
+ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
+WIRES = ("float32", "bfloat16", "float16", "int8")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How one request is continued. None stands for what the checkpoint's generation_config.json says, else for off.
+
+    max_new_tokens: None for as many as the context has room for, up to DEFAULT_NEW_TOKENS.
+    temperature: 0 takes the most probable token every time.
+    seed: None draws another one for each run.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        self._whole("max_new_tokens", 1)
+        self._whole("top_k", 1)
+        self._whole("seed", 0)
+        self._number("temperature", 0, None)
+        self._number("top_p", 0, 1)
+        self._number("repetition_penalty", 0, None)
+        if self.top_p == 0 or self.repetition_penalty == 0:
+            raise UserError("top_p and repetition_penalty must be greater than 0")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise UserError(f"stop is {list(self.stop)!r}; texts of at least one character are needed")
+
+    def _whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise UserError(f"{name} is {value!r}; a whole number of at least {least} is needed")
+
+    def _number(self, name: str, least: float, most: float | None) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= value < float("inf") or (most is not None and value > most):
+            raise UserError(f"{name} is {value!r}; a number from {least} {f'to {most}' if most else 'up'} is needed")
+
+    def override(self, values: dict[str, object]) -> "SamplingOptions":
+        """These options with some replaced. Raises UserError for a value that is not allowed."""
+        values = dict(values)
+        if isinstance(values.get("stop"), str):
+            values["stop"] = (values["stop"],)
+        if "stop" in values:
+            if not isinstance(values["stop"], list | tuple):
+                raise UserError(f"stop is {values['stop']!r}; a text or a list of texts is needed")
+            values["stop"] = tuple(values["stop"])
+        return replace(self, **values)
+
+
+SAMPLING_KEYS = tuple(entry.name for entry in fields(SamplingOptions))
+
+
+def _at_least_one(options: object, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 1 <= value < float("inf"):  # nor is it nan
+            raise UserError(f"--{name.replace('_', '-')} is {value}; at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """What a run may use of the machines, and what it tells of them.
+
+    memory: peak resident bytes a rank may reach, or None for what the machine has.
+    window: blocks in memory besides the pinned ones, or None for the program's choice.
+    wire: what partial results travel as. overlap: whether sums of a prompt go on behind computing.
+    timeout: seconds within which the job ends when a machine is lost or a disk hangs.
+    threads: of each rank, or None for its share of the host's cores.
+    """
+
+    memory: int | None = None
+    window: int | None = None
+    allreduce: str = "star"
+    wire: str = "float32"
+    overlap: bool = True
+    timeout: float = 60.0
+    threads: int | None = None
+    report: Path | None = None
+    trace: Path | None = None
+
+    def __post_init__(self):
+        _at_least_one(self, "window", "threads", "timeout")
+        if self.allreduce == "mpi" and self.wire != "float32":
+            raise UserError(
+                f"--wire {self.wire} is not for --allreduce mpi, which adds float32; name another allreduce"
+            )
+
+    @property
+    def deadline(self) -> Deadline:
+        return Deadline(self.timeout)
+
+
+class _RankOptions:
+    """What the options of every program that runs a model on several ranks have."""
+
+    machine: MachineOptions
+
+    @property
+    def deadline(self) -> Deadline:
+        return self.machine.deadline
+
+
+@dataclass(frozen=True)
+class GenerateOptions(_RankOptions):
+    """What tpi_mpi.generate is asked for."""
+
+    slabs: Path
+    sampling: SamplingOptions = SamplingOptions()
+    machine: MachineOptions = MachineOptions()
+    prompt: str | None = None
+    prompts: str | None = None
+    output: str | None = None
+    chat: bool = False
+    system: str | None = None
+    logprobs: bool = False
+
+    def __post_init__(self):
+        if (self.prompt is None) == (self.prompts is None):
+            raise UserError("give either --prompt TEXT or --prompts FILE")
+        if self.system is not None and not self.chat:
+            raise UserError("--system needs --chat: without a chat there is no system prompt")
+        if self.logprobs and self.prompts is None and self.output is None:
+            raise UserError("--logprobs are written to the output file; give --output FILE too")
+
+
+@dataclass(frozen=True)
+class BenchOptions(_RankOptions):
+    """What tpi_mpi.bench is asked for: a prompt of so many tokens, then so many one at a time."""
+
+    slabs: Path
+    machine: MachineOptions = MachineOptions()
+    prompt_tokens: int = 64
+    new_tokens: int = 16
+
+    def __post_init__(self):
+        _at_least_one(self, "prompt_tokens", "new_tokens")
+
+
+@dataclass(frozen=True)
+class CheckOptions(_RankOptions):
+    """What tpi_mpi.check is asked for: whether these machines can take a prompt and new tokens of such lengths."""
+
+    slabs: Path
+    machine: MachineOptions = MachineOptions()
+    prompt_tokens: int = 64
+    new_tokens: int = DEFAULT_NEW_TOKENS
+
+    def __post_init__(self):
+        _at_least_one(self, "prompt_tokens", "new_tokens")
+
+
+@dataclass(frozen=True)
+class ScatterOptions:
+    """What weights_tools.scatter is asked for: slabs of rank 0's machine, brought to ``target`` on every machine.
+
+    verify: whether slabs that are in their place are read to their end.
+    """
+
+    slabs: Path
+    target: Path
+    verify: bool = False
+    timeout: float = 60.0
+
+    def __post_init__(self):
+        _at_least_one(self, "timeout")
+
+    @property
+    def deadline(self) -> Deadline:
+        return Deadline(self.timeout)
+
+
+MACHINE_KEYS = tuple(entry.name for entry in fields(MachineOptions))

@@ -1,0 +1,72 @@
+"""Where a rank's time goes: seconds by activity and, for a trace, each span of time."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ACTIVITIES = ("fetch", "stall", "compute", "allreduce")
+_DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "adding up"}
+
+
+class Trace:
+    """Adds up what each activity takes; with ``record``, keeps every span.
+
+    spans: (activity, name, start, duration). memory: (time, resident bytes).
+    Times are seconds since ``reset``, which all ranks call at the same moment so that their spans can be laid side
+    by side. Each activity belongs to one thread, so nothing is locked.
+    """
+
+    def __init__(self, record: bool = False):
+        self._record = record
+        self._doing = "loading"
+        self.reset()
+
+    def reset(self) -> None:
+        self._origin = time.perf_counter()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.spans: list[tuple[str, str, float, float]] = []
+        self.memory: list[tuple[float, int]] = []
+
+    @contextmanager
+    def span(self, activity: str, name: str) -> Iterator[None]:
+        """Accounts the time inside the with-block to ``activity``; ``name`` is shown in a trace."""
+        if activity in _DOING:
+            self._doing = f"{_DOING[activity]} {name}"
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            duration = time.perf_counter() - start
+            self.seconds[activity] += duration
+            if self._record:
+                self.spans.append((activity, name, start - self._origin, duration))
+
+    def describe(self) -> str:
+        """What was begun last, but for fetching, which goes on behind everything."""
+        return self._doing
+
+    def sample(self, resident: int) -> None:
+        """Takes down how much memory the process has now."""
+        self.memory.append((time.perf_counter() - self._origin, resident))
+
+
+def trace_events(rank: int, trace: dict) -> list[dict]:
+    """One rank's record in the Chrome trace-event format: a process a rank, a row an activity, a curve of memory.
+
+    trace: ``spans`` and ``memory`` of a Trace, and the rank's ``host`` and ``budget``. Times become microseconds.
+    """
+    events = [_metadata(rank, "process_name", f"rank {rank} on {trace['host']}")]
+    events += [_metadata(rank, "thread_name", activity, row) for row, activity in enumerate(ACTIVITIES)]
+    for activity, name, start, duration in trace["spans"]:
+        row = ACTIVITIES.index(activity)
+        times = {"ts": round(start * 1e6, 1), "dur": round(duration * 1e6, 1)}
+        events.append({"name": name, "cat": activity, "ph": "X", "pid": rank, "tid": row, **times})
+    for moment, resident in trace["memory"]:
+        sizes = {"resident": resident} | ({"budget": trace["budget"]} if trace["budget"] else {})
+        events.append({"name": "memory", "ph": "C", "pid": rank, "ts": round(moment * 1e6, 1), "args": sizes})
+    return events
+
+
+def _metadata(rank: int, kind: str, name: str, row: int = 0) -> dict:
+    return {"name": kind, "ph": "M", "pid": rank, "tid": row, "args": {"name": name}}

@@ -1,0 +1,45 @@
+"""Sizes, times and rates as people write and read them."""
+
+import re
+
+from tpi_mpi.common.errors import UserError
+
+_FACTORS = {"": 1, "b": 1}
+for _power, _letter in enumerate("kmgt", start=1):
+    _FACTORS[f"{_letter}ib"] = 1024**_power
+    _FACTORS[f"{_letter}b"] = 1000**_power
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as ``3GiB``, ``800 MB`` or ``1.5gib``; a bare number is bytes.
+
+    Raises UserError for anything else, zero and negative sizes included.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    factor = _FACTORS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * factor) if factor else 0
+    if size < 1:
+        raise UserError(f"size {text!r} is not a positive number with KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
+    return size
+
+
+def format_size(size: int) -> str:
+    """A size in the largest binary unit that leaves at least one whole: ``1.50 GiB``."""
+    for letter in "TGMK":
+        unit = 1024 ** ("KMGT".index(letter) + 1)
+        if size >= unit:
+            return f"{size / unit:.2f} {letter}iB"
+    return f"{size} B"
+
+
+def show_seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def show_rate(rate: float) -> str:
+    """Bytes a second."""
+    return f"{rate / 1e9:.2f} GB/s"

@@ -1,0 +1,43 @@
+"""What has been generated for one request."""
+
+from tpi_mpi.engine.request import Request, Token
+from tpi_mpi.tokenizer.detokenizer import Detokenizer, StopStrings
+from tpi_mpi.tokenizer.tokenizer import Tokenizer
+
+
+class Completion:
+    """What has been generated for one request: tokens, text up to a stop string, and why it ended.
+
+    tokenizer: None where only token ids are wanted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, request: Request):
+        self._stream = Detokenizer(tokenizer.decode, request.token_ids) if tokenizer else None
+        self._stops = StopStrings(request.sampling.stop)
+        self._pieces: list[str] = []
+        self.tokens: list[Token] = []
+        self.finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def push(self, token: Token) -> str:
+        """Takes a token; returns the text to show for it."""
+        self.tokens.append(token)
+        self.finish_reason = token.finish_reason
+        return self._cut(self._stream.push(token.id) if self._stream else "")
+
+    def finish(self) -> str:
+        """The last of the text, once no more tokens come."""
+        piece = "" if self._stops.found or not self._stream else self._cut(self._stream.finish())
+        rest = self._stops.finish()
+        self._pieces.append(rest)
+        return piece + rest
+
+    def _cut(self, piece: str) -> str:
+        piece = self._stops.push(piece)
+        if self._stops.found:
+            self.finish_reason = "stop"
+        self._pieces.append(piece)
+        return piece

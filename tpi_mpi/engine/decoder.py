@@ -1,0 +1,108 @@
+"""One sweep over all blocks, in step on every rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tpi_mpi.common.trace import Trace
+from tpi_mpi.engine.chunking import Chunking
+from tpi_mpi.engine.step import Step
+from tpi_mpi.engine.sums import Sums
+from tpi_mpi.model.blocks import Block, Kind
+from tpi_mpi.model.kv_cache import KVCache
+from tpi_mpi.model.transformer import ModelShard, Span, Weights
+from tpi_mpi.weights.window import SlidingWindow
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Positions that pass through a block together, and their hidden states (count, hidden_size)."""
+
+    span: Span
+    states: torch.Tensor
+
+
+class Decoder:
+    """Runs hidden states through the model, on all ranks together.
+
+    For each block, every rank computes its partial on its own heads or columns, the partials are summed over the
+    ranks, and the sum is added to the hidden states, which so are the same everywhere. A prompt is taken block by
+    block: all its chunks pass through one block before the next, so that each block is fetched once. While the sum
+    of one chunk is on its way, the next chunk is computed.
+
+    Of the last layer only the last position is needed further on, and by rank 0 alone.
+    """
+
+    def __init__(
+        self, model: ModelShard, cache: KVCache, window: SlidingWindow, sums: Sums, chunking: Chunking, trace: Trace
+    ):
+        self._model = model
+        self._cache = cache
+        self._window = window
+        self._sums = sums
+        self._chunking = chunking
+        self._trace = trace
+        self._last_layer = model.config.num_hidden_layers - 1
+
+    def sweep(self, step: Step, hidden: torch.Tensor) -> torch.Tensor | None:
+        """On rank 0: the logits (vocab_size,) of the token that follows. On the others: takes part, and returns None.
+
+        hidden: (T, hidden_size), the embeddings of the step's tokens, the same on every rank; overwritten.
+        """
+        chunks, logits = self._chunks(step, hidden), []
+        last = chunks[-1].states[-1:]
+        for block in self._model.blocks:
+            with self._window.block(block.name) as weights:
+                if block.kind is Kind.HEAD:
+                    logits.append(self._head(block, weights, last, first=not logits))
+                elif block.layer < self._last_layer:
+                    self._pass_through(block, weights, chunks)
+                elif block.kind is Kind.ATTENTION:
+                    self._last_attention(block, weights, chunks, last)
+                else:
+                    self._last_feed_forward(block, weights, last)
+        return torch.cat(logits) if logits else None
+
+    def _chunks(self, step: Step, hidden: torch.Tensor) -> list[_Chunk]:
+        sizes, chunks, start = self._chunking.sizes(step.count), [], step.start
+        for count, states in zip(sizes, hidden.split(sizes), strict=True):
+            chunks.append(_Chunk(self._model.span(start, count, step.length), states))
+            start += count
+        return chunks
+
+    def _pass_through(self, block: Block, weights: Weights, chunks: Sequence[_Chunk]) -> None:
+        """Adds the block's output to the hidden states, a chunk at a time."""
+        later = self._chunking.overlap and len(chunks) > 1
+        for chunk in chunks:
+            self._sums.settle(chunk.states)
+            if not later:
+                self._sums.expect(len(chunk.states))
+            partial = self._partial(block, weights, chunk)
+            (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, partial)
+
+    def _last_attention(self, block: Block, weights: Weights, chunks: Sequence[_Chunk], last: torch.Tensor) -> None:
+        """All positions but the last only leave their keys and values."""
+        for chunk in chunks:
+            self._sums.settle(chunk.states)
+            partial = self._partial(block, weights, chunk)
+        self._sums.add(block.name, last, partial[-1:])
+
+    def _last_feed_forward(self, block: Block, weights: Weights, last: torch.Tensor) -> None:
+        self._sums.expect_on_root(len(last))
+        with self._trace.span("compute", block.name):
+            partial = self._model.feed_forward(weights, last)
+        self._sums.add_on_root(block.name, last, partial)
+
+    def _partial(self, block: Block, weights: Weights, chunk: _Chunk) -> torch.Tensor:
+        with self._trace.span("compute", block.name):
+            if block.kind is Kind.ATTENTION:
+                return self._model.attention(weights, chunk.states, block.layer, chunk.span, self._cache)
+            return self._model.feed_forward(weights, chunk.states)
+
+    def _head(self, block: Block, weights: Weights, last: torch.Tensor, first: bool) -> torch.Tensor:
+        """Logits of one slice of the vocabulary. The final norm comes with the ``first`` of them."""
+        with self._trace.span("compute", block.name):
+            if first:
+                last.copy_(self._model.final_norm(weights, last))
+            return self._model.logits(weights, last)[0]

@@ -1,0 +1,56 @@
+"""How far a sweep is, where sweeps take long: a line that moves on a terminal, a line now and then in a log."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from tpi_mpi.common.errors import say
+from tpi_mpi.common.terminal import StatusLine, terminal_width
+from tpi_mpi.common.units import format_size
+
+# Sweeps that take less than so many seconds are not worth a line.
+_PATIENCE = 1.5
+# Between two lines, on a terminal and in a log.
+_MOVING, _LOGGED = 0.2, 30.0
+
+
+class SweepProgress:
+    """Follows one sweep after another.
+
+    blocks: the bytes of each block of a sweep, by name.
+    fetched: tells the bytes brought in so far.
+    """
+
+    def __init__(self, blocks: Mapping[str, int], fetched: Callable[[], int]):
+        self._blocks = blocks
+        self._fetched = fetched
+        width = terminal_width()
+        self._line = StatusLine(width) if width else None
+        self._shown = time.monotonic()
+
+    @contextmanager
+    def sweep(self) -> Iterator[None]:
+        """A sweep takes place inside the with-block."""
+        self._began = time.monotonic()
+        self._done: dict[str, int] = {}
+        self._before = self._fetched()
+        try:
+            yield
+        finally:
+            if self._line:
+                self._line.clear()
+
+    def block(self, name: str) -> None:
+        """The block was computed."""
+        self._done[name] = self._blocks[name]
+        now = time.monotonic()
+        if now - self._began > _PATIENCE and now - self._shown > (_MOVING if self._line else _LOGGED):
+            self._shown = now
+            (self._line.show if self._line else say)(self._text(now - self._began))
+
+    def _text(self, elapsed: float) -> str:
+        fetched = self._fetched() - self._before
+        done, total = sum(self._done.values()), sum(self._blocks.values())
+        blocks = f"{len(self._done)} of {len(self._blocks)} blocks"
+        read = f"{format_size(fetched)} read at {format_size(round(fetched / elapsed))}/s"
+        return f"{blocks}, {read}, {elapsed * (total - done) / done:.0f} s left for this token"

@@ -1,0 +1,40 @@
+"""What the engine is asked for, and what it gives: a request, and its tokens one by one."""
+
+from dataclasses import dataclass, field
+
+from tpi_mpi.common.options import SamplingOptions
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    logprob: the model's own log-probability of it.
+    seconds: from the moment it was asked for; for a request's first token, that is the TTFT.
+    finish_reason: None while the sequence goes on, ``stop`` after an end-of-text token, ``length`` at the limit.
+    """
+
+    id: int
+    logprob: float
+    seconds: float
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to continue, with every option settled: max_new_tokens and seed are set."""
+
+    token_ids: tuple[int, ...]
+    sampling: SamplingOptions
+    eos_token_ids: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def length(self) -> int:
+        """Positions of the finished sequence, the last token's not included: it is never read."""
+        return len(self.token_ids) + self.sampling.max_new_tokens - 1
+
+    def finish_reason(self, token_id: int, count: int) -> str | None:
+        """Why the sequence ends with this token, the ``count``-th new one; None where it goes on."""
+        if token_id in self.eos_token_ids:
+            return "stop"
+        return "length" if count == self.sampling.max_new_tokens else None

@@ -1,0 +1,130 @@
+"""One measured run, on every rank: probes, a prompt, tokens, and the lower bound of both."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import prod
+from statistics import mean
+
+import numpy as np
+
+from tpi_mpi.comm.affinity import Cores
+from tpi_mpi.comm.world import World
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.options import BenchOptions, SamplingOptions
+from tpi_mpi.common.trace import ACTIVITIES
+from tpi_mpi.engine.engine import Engine
+from tpi_mpi.engine.report import (
+    Latencies,
+    RankUsage,
+    check_outputs,
+    rank_trace,
+    run_report,
+    write_outputs,
+)
+from tpi_mpi.engine.request import Request
+from tpi_mpi.measurement import probes
+from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
+from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
+from tpi_mpi.measurement.rates import Rates
+from tpi_mpi.measurement.tables import bench_table
+from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slab_directory import Manifest
+
+
+def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began: float) -> None:
+    """Runs the whole benchmark and prints it. ``began``: when the program did, by ``time.perf_counter``."""
+    with world.agreed():
+        if world.is_root:  # whose files they are
+            check_outputs(options.machine)
+        prompt, tokens = _requests(options, slab)
+        engine = Engine(world, cores, slab, options.machine, max(prompt.length, tokens.length))
+    reads = [slab_rate(world, slab)]
+    drop_from_cache(slab.path)
+    latencies, decoded = Latencies(), Latencies()
+    with engine:
+        load = time.perf_counter() - began
+        _generate(engine, prompt, latencies)
+        before = engine.usage()
+        _generate(engine, tokens, decoded)
+        usage = engine.usage()
+        traces = world.gather(rank_trace(usage, engine.trace))
+        allreduce = _allreduce_seconds(engine, options)
+    reads.append(slab_rate(world, slab))
+    own = _rank_report(slab, before, usage, tokens.sampling.max_new_tokens)
+    rates = probes.measured_rates(world, slab, mean(reads), engine.chunking.most)
+    ranks = world.gather(own | {"rates": own["rates"] | asdict(rates)})
+    if world.is_root:
+        latencies.later = decoded.later
+        report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, load, ranks)
+        _publish(options, report | _bounds(options, engine, ranks, allreduce), traces)
+
+
+def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
+    """A prompt of random tokens, and one of a single token that is continued. No token ends them."""
+    context = slab.config.context_length
+    for name, length in (("--prompt-tokens", options.prompt_tokens), ("--new-tokens", options.new_tokens + 1)):
+        if length > context:
+            raise UserError(f"{name} make a sequence of {length} tokens; the model's context is {context}")
+    ids = np.random.default_rng(0).integers(slab.config.vocab_size, size=options.prompt_tokens)
+    prompt = Request(tuple(map(int, ids)), SamplingOptions(max_new_tokens=1))
+    return prompt, Request((0,), SamplingOptions(max_new_tokens=options.new_tokens + 1))
+
+
+def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
+    """All ranks generate one sequence together."""
+    if engine.world.is_root:
+        for _ in latencies.watch(engine.tokens(request)):
+            pass
+    engine.follow()
+
+
+def _rank_report(slab: Slab, before: RankUsage, usage: RankUsage, tokens: int) -> dict:
+    """This rank's line of the report. before: its usage when the first of so many tokens began."""
+    spent = {name: usage.seconds.get(name, 0.0) - before.seconds.get(name, 0.0) for name in ACTIVITIES}
+    per_token = {f"{name}_s": round(seconds / tokens, 6) for name, seconds in spent.items()}
+    per_token["bytes_fetched"] = round((usage.bytes_fetched - before.bytes_fetched) / tokens)
+    elements = sum(prod(tensor.shape) for extent in slab.sweep.values() for tensor in extent.tensors)
+    load = {"host": usage.host, "weights": usage.swept_bytes, "elements": elements, "streamed": usage.streamed_bytes}
+    return usage.to_json() | {"per_token": per_token, "rates": load}
+
+
+def _load(rank: dict) -> RankLoad:
+    """Of one rank's line of the report."""
+    values = dict(rank["rates"])
+    rates = Rates(**{name: values.pop(name) for name in ("read", "memory", "vector", "prompt")})
+    return RankLoad(**values, rates=rates)
+
+
+def _allreduce_seconds(engine: Engine, options: BenchOptions) -> dict[int, float]:
+    """Seconds of an allreduce, by rows: of a token, of a full chunk of the prompt, and of its last one."""
+    rows, width = sorted({1, *engine.chunking.sizes(options.prompt_tokens)}), engine.slab.config.hidden_size
+    return {count: probes.allreduce_seconds(engine.world, engine.allreduce, count, width) for count in rows}
+
+
+def _bounds(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allreduce: dict[int, float]) -> dict:
+    """The lower bounds, and what they were computed from besides the ranks' rates."""
+    loads = [_load(rank) for rank in ranks]
+    blocks = 2 * engine.slab.config.num_hidden_layers - 1  # after the last one, no rank waits for the others
+    adding = sum(allreduce[rows] for rows in engine.chunking.sizes(options.prompt_tokens))
+    overlap = engine.chunking.overlaps(options.prompt_tokens)
+    bounds = {
+        "ttft": prompt_bound(loads, options.prompt_tokens, blocks - 1, adding, overlap),
+        "tpot": token_bound(loads, blocks, allreduce[1]),
+    }
+    return {
+        "prompt_tokens": options.prompt_tokens,
+        "allreduce_s": {str(rows): round(seconds, 6) for rows, seconds in allreduce.items()},
+        "lower_bound": {name: bound.to_json() for name, bound in bounds.items()},
+    }
+
+
+def _publish(options: BenchOptions, report: dict, traces: Sequence[dict]) -> None:
+    measured = {"ttft": report["ttft_s"], "tpot": report["tpot_s"]["median"]}
+    bounds = report["lower_bound"]
+    report["ratio"] = {name: round(seconds / bounds[name]["total_s"], 3) for name, seconds in measured.items()}
+    sys.stderr.write("".join(f"{line}\n" for line in bench_table(report)))
+    print(json.dumps(report, indent=2), flush=True)
+    write_outputs(options.machine, report, traces)

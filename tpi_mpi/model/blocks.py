@@ -1,0 +1,195 @@
+"""What a block is made of: its tensors, where the checkpoint keeps them, and how each is cut."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
+
+from tpi_mpi.model import names
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Bounds, Partition
+
+Along = Literal["heads", "kv_heads", "columns", "whole", "root"]
+"""What a tensor is cut along: each rank gets some of the heads, key-value heads or feed-forward columns; the whole of
+it on every rank; or the whole of it on rank 0 alone."""
+
+
+class Kind(Enum):
+    """What a block computes; the value is what its name says."""
+
+    ATTENTION = "attention"
+    FEED_FORWARD = "feed_forward"
+    HEAD = "head"
+    EMBEDDING = "embedding"
+
+
+EMBEDDING = Kind.EMBEDDING.value
+"""The name of the block that is read by rows, outside the sweep."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a block.
+
+    name: its name inside the block: Hugging Face's, without the layer's prefix.
+    source, rows: the checkpoint's tensor, and the rows of it that are this one. Fused projections and the slices
+        of the output head are parts of a larger tensor; all others are the whole of theirs.
+    width: length of the second axis, or None for a vector.
+    along, axis, unit: what it is cut along, on which axis, and how many elements of that axis one of them takes.
+    """
+
+    name: str
+    source: str
+    rows: Bounds
+    width: int | None = None
+    along: Along = "whole"
+    axis: int = 0
+    unit: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows = self.rows[1] - self.rows[0]
+        return (rows,) if self.width is None else (rows, self.width)
+
+    def shard(self, partition: Partition, rank: int) -> Bounds | None:
+        """The range of ``axis`` that this rank holds, in elements; None if it holds nothing of the tensor."""
+        if self.along == "root" and rank != 0:
+            return None
+        if self.along in ("whole", "root"):
+            return 0, self.shape[self.axis]
+        dealt = partition.kv_heads(rank) if self.along == "kv_heads" else getattr(partition, self.along)[rank]
+        return dealt[0] * self.unit, dealt[1] * self.unit
+
+    def shard_shape(self, partition: Partition, rank: int) -> tuple[int, ...] | None:
+        """The shape of what this rank holds; None if it holds nothing of the tensor."""
+        shard = self.shard(partition, rank)
+        if shard is None:
+            return None
+        shape = list(self.shape)
+        shape[self.axis] = shard[1] - shard[0]
+        return tuple(shape)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit that is fetched, used and released. ``layer`` is None for blocks of rank 0 alone."""
+
+    name: str
+    kind: Kind
+    tensors: tuple[TensorSpec, ...]
+    layer: int | None = None
+
+
+def blocks_of(config: ModelConfig, partition: Partition) -> tuple[Block, ...]:
+    """Every block of the model in the order of use, the embedding last: it is read by rows, outside the sweep."""
+    layers = (block for layer in range(config.num_hidden_layers) for block in _layer(config, layer))
+    return (*layers, *_head(config, partition), *_embedding(config))
+
+
+def shard_blocks(config: ModelConfig, partition: Partition, rank: int) -> tuple[Block, ...]:
+    """The blocks of which this rank holds anything, with only the tensors that it holds."""
+    held = []
+    for block in blocks_of(config, partition):
+        tensors = tuple(spec for spec in block.tensors if spec.shard(partition, rank) is not None)
+        if tensors:
+            held.append(replace(block, tensors=tensors))
+    return tuple(held)
+
+
+def sources_of(config: ModelConfig, partition: Partition) -> dict[str, tuple[int, ...]]:
+    """The tensors that a checkpoint of this config must hold, with their shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in blocks_of(config, partition):
+        for spec in block.tensors:
+            rows = max(spec.rows[1], *shapes.get(spec.source, (0,))[:1])
+            shapes[spec.source] = (rows,) if spec.width is None else (rows, spec.width)
+    return shapes
+
+
+def _layer(config: ModelConfig, layer: int) -> Iterator[Block]:
+    for kind, tensors in ((Kind.ATTENTION, _attention), (Kind.FEED_FORWARD, _feed_forward)):
+        yield Block(f"layers.{layer}.{kind.value}", kind, tensors(config, layer), layer)
+
+
+class _Layer:
+    """Spells out the tensors of one layer, which differ in little."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        self.hidden_size = config.hidden_size
+        self.prefix = f"model.layers.{layer}."
+
+    def norm(self, module: str, size: int) -> TensorSpec:
+        return TensorSpec(names.weight_of(module), self.prefix + names.weight_of(module), (0, size))
+
+    def rows(self, module: str, rows: int, along: Along, unit: int, source: str = "", first: int = 0) -> TensorSpec:
+        """A projection of the hidden states: each rank computes some of its rows."""
+        source = self.prefix + names.weight_of(source or module)
+        return TensorSpec(names.weight_of(module), source, (first, first + rows), self.hidden_size, along, 0, unit)
+
+    def bias(self, module: str, rows: int, along: Along, unit: int) -> TensorSpec:
+        return TensorSpec(names.bias_of(module), self.prefix + names.bias_of(module), (0, rows), None, along, 0, unit)
+
+    def columns(self, module: str, columns: int, along: Along, unit: int) -> TensorSpec:
+        """A projection back to the hidden size: each rank computes a partial sum from some of its columns."""
+        source = self.prefix + names.weight_of(module)
+        return TensorSpec(names.weight_of(module), source, (0, self.hidden_size), columns, along, 1, unit)
+
+
+def _attention(config: ModelConfig, layer: int) -> tuple[TensorSpec, ...]:
+    make = _Layer(config, layer)
+    dim = config.head_dim
+    queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    fused = names.FUSED_QKV if config.family.fused else ""
+    specs = [
+        make.norm(names.ATTENTION_NORM, config.hidden_size),
+        make.rows(names.Q_PROJ, queries, "heads", dim, fused),
+        make.rows(names.K_PROJ, keys, "kv_heads", dim, fused, queries if fused else 0),
+        make.rows(names.V_PROJ, keys, "kv_heads", dim, fused, queries + keys if fused else 0),
+        make.columns(names.O_PROJ, queries, "heads", dim),
+    ]
+    if config.qkv_bias:
+        specs.append(make.bias(names.Q_PROJ, queries, "heads", dim))
+        specs.append(make.bias(names.K_PROJ, keys, "kv_heads", dim))
+        specs.append(make.bias(names.V_PROJ, keys, "kv_heads", dim))
+    if config.output_bias:
+        specs.append(make.bias(names.O_PROJ, config.hidden_size, "root", 1))
+    if config.family.qk_norm:
+        specs.append(make.norm(names.Q_NORM, dim))
+        specs.append(make.norm(names.K_NORM, dim))
+    return tuple(specs)
+
+
+def _feed_forward(config: ModelConfig, layer: int) -> tuple[TensorSpec, ...]:
+    make = _Layer(config, layer)
+    columns = config.intermediate_size
+    fused = names.FUSED_GATE_UP if config.family.fused else ""
+    specs = [
+        make.norm(names.FEED_FORWARD_NORM, config.hidden_size),
+        make.rows(names.GATE_PROJ, columns, "columns", 1, fused),
+        make.rows(names.UP_PROJ, columns, "columns", 1, fused, columns if fused else 0),
+        make.columns(names.DOWN_PROJ, columns, "columns", 1),
+    ]
+    if config.mlp_bias:
+        specs.append(make.bias(names.GATE_PROJ, columns, "columns", 1))
+        specs.append(make.bias(names.UP_PROJ, columns, "columns", 1))
+        specs.append(make.bias(names.DOWN_PROJ, config.hidden_size, "root", 1))
+    return tuple(specs)
+
+
+def _head(config: ModelConfig, partition: Partition) -> Iterator[Block]:
+    """Slices of the output head, the final norm with the first of them."""
+    tied = f"model.{names.weight_of(names.EMBEDDING)}"
+    source = tied if config.tie_word_embeddings else names.weight_of(names.HEAD)
+    name = names.weight_of(names.FINAL_NORM)
+    norm = TensorSpec(name, f"model.{name}", (0, config.hidden_size), along="root")
+    for index, rows in enumerate(partition.vocabulary):
+        part = TensorSpec(names.weight_of(names.HEAD), source, rows, config.hidden_size, "root")
+        yield Block(f"{Kind.HEAD.value}.{index}", Kind.HEAD, (norm, part) if index == 0 else (part,))
+
+
+def _embedding(config: ModelConfig) -> Iterator[Block]:
+    """None where the embedding is tied: rows are then read from the slices of the head."""
+    if not config.tie_word_embeddings:
+        name = names.weight_of(names.EMBEDDING)
+        rows = TensorSpec(name, f"model.{name}", (0, config.vocab_size), config.hidden_size, "root")
+        yield Block(EMBEDDING, Kind.EMBEDDING, (rows,))

@@ -1,0 +1,119 @@
+"""The model families, one row per model_type: what a config.json of that type means where it is silent.
+
+A row holds only what distinguishes the family. Everything that config.json states itself is read by
+:mod:`tpi_mpi.model.config`, which turns the two into one ModelConfig.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Values = Mapping[str, object]
+"""The values of a config.json by key, the family's defaults filled in."""
+
+
+def never(values: Values) -> bool:
+    return False
+
+
+def always(values: Values) -> bool:
+    return True
+
+
+def if_attention_bias(values: Values) -> bool:
+    return bool(values["attention_bias"])
+
+
+def if_mlp_bias(values: Values) -> bool:
+    return bool(values["mlp_bias"])
+
+
+def no_layer_slides(values: Values) -> tuple[int | None, ...]:
+    return (None,) * values["num_hidden_layers"]
+
+
+def every_layer_slides(values: Values) -> tuple[int | None, ...]:
+    return (values["sliding_window"],) * values["num_hidden_layers"]
+
+
+def upper_layers_slide(values: Values) -> tuple[int | None, ...]:
+    """The layers named in layer_types, or those from max_window_layers up, if use_sliding_window says so."""
+    window = values["sliding_window"] if values["use_sliding_window"] else None
+    types = values["layer_types"]
+    if types is None:
+        types = [
+            "full_attention" if layer < values["max_window_layers"] else "sliding_attention"
+            for layer in range(values["num_hidden_layers"])
+        ]
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the layers of one model_type differ from Llama's.
+
+    defaults: values of the keys that config.json may leave out; a key named neither here nor in
+        ``config.COMMON_DEFAULTS`` is not understood for this family.
+    qkv_bias, output_bias, mlp_bias: whether these projections carry a bias.
+    sliding_windows: for each layer, the number of positions a token attends to, or None for all.
+    qk_norm: queries and keys are RMS-normalised per head before the rotary embedding.
+    fused: the checkpoint stores q, k, v as one qkv_proj and gate, up as one gate_up_proj.
+    rope_renames: names under which this family's checkpoints knew a rope_type.
+    restarts_longrope: a generation that outgrows the original context starts over with the long factors.
+    """
+
+    defaults: Values = field(default_factory=dict)
+    qkv_bias: Callable[[Values], bool] = never
+    output_bias: Callable[[Values], bool] = never
+    mlp_bias: Callable[[Values], bool] = never
+    sliding_windows: Callable[[Values], tuple[int | None, ...]] = no_layer_slides
+    qk_norm: bool = False
+    fused: bool = False
+    rope_renames: Mapping[str, str] = field(default_factory=dict)
+    restarts_longrope: bool = False
+
+
+_QWEN_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None}
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(
+        defaults={"max_position_embeddings": 2048, "eos_token_id": 2, "attention_bias": False, "mlp_bias": False},
+        qkv_bias=if_attention_bias,
+        output_bias=if_attention_bias,
+        mlp_bias=if_mlp_bias,
+    ),
+    "mistral": Family(
+        defaults={
+            "max_position_embeddings": 131072,
+            "eos_token_id": 2,
+            "num_key_value_heads": 8,
+            "sliding_window": 4096,
+        },
+        sliding_windows=every_layer_slides,
+    ),
+    "qwen2": Family(
+        defaults={"max_position_embeddings": 32768, **_QWEN_WINDOWS},
+        qkv_bias=always,
+        sliding_windows=upper_layers_slide,
+    ),
+    "qwen3": Family(
+        defaults={"max_position_embeddings": 32768, "head_dim": 128, "attention_bias": False, **_QWEN_WINDOWS},
+        qkv_bias=if_attention_bias,
+        output_bias=if_attention_bias,
+        sliding_windows=upper_layers_slide,
+        qk_norm=True,
+    ),
+    "phi3": Family(
+        defaults={
+            "max_position_embeddings": 4096,
+            "eos_token_id": 32000,
+            "rms_norm_eps": 1e-5,
+            "original_max_position_embeddings": 4096,
+            "partial_rotary_factor": 1.0,
+            "sliding_window": None,
+        },
+        sliding_windows=every_layer_slides,
+        fused=True,
+        rope_renames={"su": "longrope", "yarn": "longrope"},
+        restarts_longrope=True,
+    ),
+}

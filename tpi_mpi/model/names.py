@@ -1,0 +1,20 @@
+"""Hugging Face's names of a model's modules, and of their tensors: nothing else spells them."""
+
+ATTENTION_NORM = "input_layernorm"
+Q_PROJ, K_PROJ, V_PROJ, O_PROJ = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
+Q_NORM, K_NORM = "self_attn.q_norm", "self_attn.k_norm"
+FUSED_QKV = "self_attn.qkv_proj"
+
+FEED_FORWARD_NORM = "post_attention_layernorm"
+GATE_PROJ, UP_PROJ, DOWN_PROJ = "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
+FUSED_GATE_UP = "mlp.gate_up_proj"
+
+EMBEDDING, FINAL_NORM, HEAD = "embed_tokens", "norm", "lm_head"
+
+
+def weight_of(module: str) -> str:
+    return f"{module}.weight"
+
+
+def bias_of(module: str) -> str:
+    return f"{module}.bias"

@@ -1,0 +1,133 @@
+"""Which rank holds which heads and columns: the one place that decides it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.model.config import ModelConfig
+
+Bounds = tuple[int, int]
+"""A half-open range, as (start, stop)."""
+
+# Feed-forward columns are dealt in multiples of at most this many (128 bytes of bfloat16, so that no rank's rows of
+# down_proj begin inside another's cache lines), in smaller ones where that would leave the ranks unequal.
+_MOST_COLUMNS_TOGETHER = 64
+
+
+def bounds(total: int, ratios: Sequence[float], together: int = 1) -> tuple[Bounds, ...]:
+    """Deals ``total`` things in order to as many owners as there are ratios, always so many of them ``together``.
+
+    Every owner gets at least one lot of these, and beyond that as near to its ratio as whole lots allow; the last
+    lot may be short. There must be at least as many lots as ratios.
+    """
+    lots = -(-total // together)
+    assert lots >= len(ratios), f"{lots} lots cannot be dealt to {len(ratios)} owners"
+    cuts = [0]
+    for owner, up_to_here in enumerate(accumulate(ratios), start=1):
+        wanted = round(lots * up_to_here / sum(ratios))
+        cuts.append(min(max(wanted, cuts[-1] + 1), lots - (len(ratios) - owner)))
+    return tuple(pairwise(min(cut * together, total) for cut in cuts))
+
+
+# The keys of a partition in a slab.
+_RANGES = ("heads", "columns", "vocabulary")
+_HEADS_PER_KV = "group"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How one model is dealt to ``size`` ranks. The same on every rank; stored in every slab.
+
+    heads: each rank's query heads.
+    columns: each rank's columns of the feed-forward block.
+    vocabulary: the rows of the output head, all on rank 0, in slices that are blocks of their own.
+    heads_per_kv: query heads that read one key-value head.
+    """
+
+    heads: tuple[Bounds, ...]
+    columns: tuple[Bounds, ...]
+    vocabulary: tuple[Bounds, ...]
+    heads_per_kv: int
+
+    @property
+    def size(self) -> int:
+        return len(self.heads)
+
+    def kv_heads(self, rank: int) -> Bounds:
+        """The key-value heads that this rank's query heads read: a rank holds a copy of every one it needs."""
+        start, stop = self.heads[rank]
+        return start // self.heads_per_kv, -(-stop // self.heads_per_kv)
+
+    def to_json(self) -> dict:
+        """As slabs hold it."""
+        return {key: getattr(self, key) for key in _RANGES} | {_HEADS_PER_KV: self.heads_per_kv}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Partition":
+        ranges = {key: tuple((int(a), int(b)) for a, b in value[key]) for key in _RANGES}
+        return cls(**ranges, heads_per_kv=int(value[_HEADS_PER_KV]))
+
+    @classmethod
+    def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":
+        """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
+
+        What is dealt is bytes: rank 0, which has the output head, gets fewer feed-forward columns in return, so
+        that no rank waits for another to read or multiply more than its part.
+
+        Raises UserError where there are more ranks than query heads or feed-forward columns, or where the ratios
+        are not one positive number a rank.
+        """
+        ratios = tuple(ratios or (1.0,) * size)
+        _check(config, size, ratios)
+        heads_per_kv = config.num_attention_heads // config.num_key_value_heads
+        heads = bounds(config.num_attention_heads, ratios)
+        wanted = _columns_wanted(config, ratios, [_attention_rows(config, own, heads_per_kv) for own in heads])
+        columns = bounds(config.intermediate_size, wanted, _columns_together(config.intermediate_size, size))
+        return cls(heads, columns, _vocabulary_slices(config, heads, columns), heads_per_kv)
+
+
+def _attention_rows(config: ModelConfig, heads: Bounds, heads_per_kv: int) -> int:
+    """A rank's part of an attention block, in rows of the hidden size: queries, keys, values and output."""
+    start, stop = heads
+    kv_heads = -(-stop // heads_per_kv) - start // heads_per_kv
+    return 2 * config.head_dim * (stop - start + kv_heads)
+
+
+def _columns_wanted(config: ModelConfig, ratios: Sequence[float], attention: Sequence[int]) -> list[float]:
+    """Feed-forward columns, each three rows, that give every rank its part of all the rows of an average layer."""
+    head = config.vocab_size / config.num_hidden_layers
+    taken = [rows + head * (rank == 0) for rank, rows in enumerate(attention)]
+    rows = sum(taken) + 3 * config.intermediate_size
+    least = 1 / config.intermediate_size  # bounds() gives those who should have none a lot
+    return [max(least, (rows * ratio / sum(ratios) - own) / 3) for ratio, own in zip(ratios, taken, strict=True)]
+
+
+def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
+    if len(ratios) != size:
+        raise UserError(f"{len(ratios)} ratios for {size} ranks; one a rank is needed, as in {','.join('1' * size)}")
+    if not all(0 < ratio < float("inf") for ratio in ratios):
+        raise UserError(f"ratios {','.join(map(str, ratios))} are not all positive numbers")
+    for what, limit in (
+        ("query heads", config.num_attention_heads),
+        ("feed-forward columns", config.intermediate_size),
+    ):
+        if size > limit:
+            raise UserError(f"{size} ranks are more than the model's {limit} {what}; use --ranks {limit} or fewer")
+
+
+def _columns_together(columns: int, size: int) -> int:
+    """The largest power of two that still gives every rank some forty lots, so that ranks differ little."""
+    together = _MOST_COLUMNS_TOGETHER
+    while together > 1 and columns < 40 * size * together:
+        together //= 2
+    return together
+
+
+def _vocabulary_slices(config: ModelConfig, heads: Sequence[Bounds], columns: Sequence[Bounds]) -> tuple[Bounds, ...]:
+    """Cuts the output head into slices no larger than the largest block of any rank's layers."""
+    attention = max(2 * (stop - start) * config.head_dim for start, stop in heads)
+    feed_forward = max(3 * (stop - start) for start, stop in columns)
+    rows = max(attention, feed_forward)  # each as wide as the hidden states, like a row of the head
+    slices = -(-config.vocab_size // rows)
+    return bounds(config.vocab_size, (1.0,) * slices)

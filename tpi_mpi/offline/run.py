@@ -1,0 +1,73 @@
+"""One run of generate, on every rank: slab, batch, engine, report."""
+
+import os
+import sys
+import time
+
+from tpi_mpi.comm.affinity import Cores
+from tpi_mpi.comm.allreduce.tuned import describe
+from tpi_mpi.comm.world import World
+from tpi_mpi.common.errors import say
+from tpi_mpi.common.options import GenerateOptions
+from tpi_mpi.engine.engine import Engine
+from tpi_mpi.engine.report import Latencies, check_outputs, rank_trace, run_report, summary, write_outputs
+from tpi_mpi.offline.batch import Batch
+from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slab_directory import Manifest
+
+
+def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, began: float) -> None:
+    """Generates everything that the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
+    with world.agreed():
+        batch = _batch(options, slab) if world.is_root else None
+    capacity = world.broadcast(batch.capacity if batch else None)
+    with world.agreed():
+        engine = Engine(world, cores, slab, options.machine, capacity)
+    _advise(world, cores)
+    latencies = Latencies()
+    with engine:
+        choice = engine.settings().allreduce_choice
+        if choice and world.is_root:
+            say(describe(choice))
+        load = time.perf_counter() - began
+        if batch:
+            _lead(batch, engine, latencies)
+        engine.follow()
+        _report(world, options, engine, latencies, load)
+
+
+def _batch(options: GenerateOptions, slab: Slab) -> Batch:
+    """On rank 0: the requests. What would fail only at the end of a long run is found here."""
+    check_outputs(options.machine)
+    return Batch(options, slab.config)
+
+
+def _advise(world: World, cores: Cores) -> None:
+    """Says where mpirun's binding leaves cores idle."""
+    confined = world.gather(f"rank {world.rank} on {world.host}" if cores.confined else None)
+    if confined and any(confined):
+        first = next(filter(None, confined))
+        say(f"mpirun binds {first} to fewer cores than are its share; add --bind-to none for a faster run")
+
+
+def _lead(batch: Batch, engine: Engine, latencies: Latencies) -> None:
+    """On rank 0: one request after the other."""
+    if batch.skipped:
+        say(f"{batch.skipped} of {batch.skipped + len(batch.tasks)} prompts are already in the output file")
+    try:
+        with batch:
+            for task in batch.progress():
+                batch.write(task, latencies.watch(engine.tokens(task.request)))
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(world: World, options: GenerateOptions, engine: Engine, latencies: Latencies, load: float) -> None:
+    usage = engine.usage()
+    ranks = world.gather(usage.to_json())
+    traces = world.gather(rank_trace(usage, engine.trace))
+    if not world.is_root:
+        return
+    report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, load, ranks)
+    say(summary(report))
+    write_outputs(options.machine, report, traces)

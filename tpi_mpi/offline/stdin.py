@@ -1,0 +1,81 @@
+"""Standard input of rank 0, read to its end even where mpirun does not pass the end on.
+
+Open MPI 5's mpirun forwards its standard input to rank 0 but, in several releases, not the end of it, so that a
+reader would wait for ever. Where mpirun runs on this machine, its own standard input tells when there is no more.
+"""
+
+import os
+import select
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+from tpi_mpi.common.errors import say
+
+# Once the launcher's input is at its end, what it still had to forward has arrived after so many seconds.
+_GRACE = 1.0
+# After so many seconds of silence, a person may want to know what is being waited for.
+_PATIENCE = 10.0
+
+
+def read_lines() -> Iterator[str]:
+    """The lines of standard input."""
+    source = _launchers_input()
+    if source is None:
+        yield from sys.stdin
+    elif stat.S_ISFIFO(os.fstat(source).st_mode):
+        with closing(_Forwarded(source)) as lines:
+            yield from lines
+    else:
+        with open(source, encoding="utf-8") as lines:
+            yield from lines
+
+
+def _launchers_input() -> int | None:
+    """A descriptor of the standard input of the mpirun that started this process, unless that is a terminal."""
+    if "OMPI_COMM_WORLD_RANK" not in os.environ or not sys.platform.startswith("linux"):
+        return None
+    try:
+        descriptor = os.open(f"/proc/{os.getppid()}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if not os.isatty(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+class _Forwarded:
+    """Lines that mpirun forwards from a pipe, until the pipe has no writer any more and nothing else comes."""
+
+    def __init__(self, source: int):
+        self._source = source
+        self._own = sys.stdin.fileno()
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        while piece := self._read():
+            *complete, rest = (rest + piece).split(b"\n")
+            yield from (line.decode("utf-8") for line in complete)
+        if rest:
+            yield rest.decode("utf-8")
+
+    def _read(self) -> bytes:
+        """What comes next; nothing at the end."""
+        silent = 0.0
+        while not select.select([self._own], [], [], _GRACE)[0]:
+            if self._drained():
+                return b""
+            silent += _GRACE
+            if silent == _PATIENCE:
+                say("waiting for the end of standard input; where mpirun does not pass it on, give --prompts a file")
+        return os.read(self._own, 1 << 16)
+
+    def _drained(self) -> bool:
+        poll = select.poll()
+        poll.register(self._source, select.POLLIN)
+        return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
+
+    def close(self) -> None:
+        os.close(self._source)

@@ -1,0 +1,149 @@
+"""One rank's side of a check: what its machine has, and how fast it is while the others are looked at too."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+
+import torch
+
+from tpi_mpi.comm.affinity import Cores
+from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
+from tpi_mpi.comm.wire import wire
+from tpi_mpi.comm.world import World
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.memory import available, default_budget, taken
+from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.engine.chunking import Chunking
+from tpi_mpi.engine.warmup import warm_up
+from tpi_mpi.measurement import probes
+from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
+from tpi_mpi.measurement.performance_model import Shard, Work
+from tpi_mpi.model.transformer import ModelShard
+from tpi_mpi.preflight.target import Target
+from tpi_mpi.preflight.versions import versions
+from tpi_mpi.weights.budget import plan
+from tpi_mpi.weights.slab import planned_slab
+from tpi_mpi.weights.slab_directory import own_slab, slab_path
+
+
+class RankCheck:
+    """What one rank finds out about its machine. A context manager, entered and left by all together.
+
+    problems: sentences about this rank. slab: its own, or where that is no good the one that it should have.
+    """
+
+    def __init__(self, world: World, options: CheckOptions, target: Target):
+        self.world, self.options, self.target = world, options, target
+        config, self.problems = target.config, []
+        self.slab = planned_slab(config, target.partition, world.rank, target.dtype)
+        self.state = "none yet" if target.identity is None else self._open_slab()
+        self.capacity = min(options.prompt_tokens + options.new_tokens, config.context_length)
+        self.chunking = Chunking.of(config.hidden_size, self.capacity, options.machine.overlap and world.overlaps)
+        self.cores = Cores(world)
+        self.threads = self._threads()
+
+    def _open_slab(self) -> str:
+        """Takes this rank's slab, if it is good; returns in a word what there is."""
+        path = slab_path(self.options.slabs, self.world.rank)
+        try:
+            slab = own_slab(self.options.slabs, self.world.rank, self.world.size)
+        except UserError as error:
+            self.problems.append(str(error))
+            return "bad" if path.is_file() else "missing"
+        identity = slab.identity()
+        different = [name for name, value in self.target.identity.items() if identity[name] != value]
+        if different:
+            words = " and ".join(different)
+            self.problems.append(f"slab {path} has another {words} than rank 0's; copy the one of the same split here")
+            return "other"
+        self.slab = slab
+        return "good"
+
+    def _threads(self) -> int:
+        try:
+            return self.cores.threads(self.options.machine.threads)
+        except UserError as error:
+            self.problems.append(str(error))
+            return self.cores.threads()
+
+    def __enter__(self) -> "RankCheck":
+        torch.set_num_threads(self.threads)
+        torch.set_grad_enabled(False)
+        machine, slab = self.options.machine, self.slab
+        make = ALGORITHMS[machine.allreduce]
+        self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
+        model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype)
+        warm_up(slab, model, self.allreduce, self.chunking.most)
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.allreduce.free()
+
+    def report(self) -> dict:
+        """What this rank has and can; the problems that show meanwhile included."""
+        memory = self._memory()  # before any rate is measured, which takes memory too
+        return {
+            "rank": self.world.rank,
+            "host": self.world.host,
+            "versions": versions(),
+            "cores": len(self.cores.own),
+            "threads": self.threads,
+            "confined": self.cores.confined,
+            **memory,
+            "slab": {"state": self.state, "path": str(slab_path(self.options.slabs.absolute(), self.world.rank))},
+            "rates": self._rates(),
+            "problems": self.problems,
+        }
+
+    def _memory(self) -> dict[str, int]:
+        """Bytes."""
+        budget, own = self.options.machine.memory or default_budget(self.cores.ranks), taken()
+        shard = Shard.of(self.slab, self.work(dict.fromkeys(self._rows(), 0.0)))
+        try:
+            plan(shard.blocks, budget, own + shard.fixed)
+        except UserError as error:
+            self.problems.append(str(error))
+        return {
+            "free_bytes": available(),
+            "budget_bytes": budget,
+            "taken_bytes": own,
+            "shard_bytes": shard.nbytes,
+        }
+
+    def _rates(self) -> dict[str, float | None]:
+        with self._readable() as readable:
+            read = read_rate(self.world, readable)
+        rows = self.chunking.sizes(self.options.prompt_tokens)[0]
+        return asdict(probes.measured_rates(self.world, self.slab, read, rows))
+
+    @contextmanager
+    def _readable(self) -> Iterator[Readable | None]:
+        """Something to read on this rank's disk, if anything can be."""
+        with ExitStack() as stack:
+            try:
+                good = self.state == "good"
+                readable = stack.enter_context(slab_file(self.slab) if good else scratch_file(self.options.slabs))
+            except (UserError, OSError) as error:
+                self.problems.append(str(error))
+                readable = None
+            yield readable
+
+    def sums(self) -> dict[int, float]:
+        """Seconds that one sum over the ranks takes, by rows."""
+        width = self.slab.config.hidden_size
+        return {rows: probes.allreduce_seconds(self.world, self.allreduce, rows, width) for rows in self._rows()}
+
+    def _rows(self) -> list[int]:
+        """Rows of all sums that there are: of a token's, and of each chunk of the prompt."""
+        return sorted({1, *self.chunking.sizes(self.options.prompt_tokens)})
+
+    def work(self, sums: dict[int, float]) -> Work:
+        """sums: as :meth:`sums` gives them."""
+        return Work(
+            prompt_tokens=self.options.prompt_tokens,
+            capacity=self.capacity,
+            chunk=self.chunking.most,
+            token_sum=sums[1],
+            prompt_sum=sum(sums[rows] for rows in self.chunking.sizes(self.options.prompt_tokens)),
+            overlap=self.chunking.overlaps(self.options.prompt_tokens),
+        )

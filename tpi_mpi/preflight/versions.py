@@ -1,0 +1,36 @@
+"""Versions of what all ranks should have in common."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import xxhash
+
+import tpi_mpi
+from tpi_mpi.comm.world import mpi_library
+
+
+def versions() -> dict[str, str]:
+    """By name, as this process has them."""
+    return {
+        "tpi_mpi": f"{tpi_mpi.__version__}+{_source_digest()}",
+        "python": platform.python_version(),
+        "torch": _installed("torch"),
+        "mpi4py": _installed("mpi4py"),
+        "MPI": mpi_library(),
+    }
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _source_digest() -> str:
+    """Tells copies of the program apart between two releases: XXH3 of its source, the first eight digits."""
+    digest = xxhash.xxh3_64()
+    for path in sorted(Path(tpi_mpi.__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:8]

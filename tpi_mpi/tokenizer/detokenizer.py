@@ -1,0 +1,73 @@
+"""Text as its tokens arrive: whole characters only, and nothing of a stop string."""
+
+from collections.abc import Callable, Sequence
+
+# Byte-level tokens of one character may be spread over several tokens; decoding some of them gives this.
+_INCOMPLETE = "\ufffd"
+
+
+class Detokenizer:
+    """Turns token ids into text as they arrive, whole characters only.
+
+    Each piece is decoded with a few ids before it, because a token's text can depend on its predecessor: many
+    tokenizers drop the space before a text's first word.
+    """
+
+    _CONTEXT = 6
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt_ids: Sequence[int]):
+        self._decode = decode
+        self._ids = list(prompt_ids[-self._CONTEXT :])
+        self._first, self._shown = 0, len(self._ids)
+
+    def push(self, token_id: int) -> str:
+        """The text that this id completes; empty while a character is incomplete."""
+        self._ids.append(token_id)
+        text = self._pending()
+        if not text or text.endswith(_INCOMPLETE):
+            return ""
+        self._first, self._shown = self._shown, len(self._ids)
+        return text
+
+    def finish(self) -> str:
+        """What is complete of the text that :meth:`push` still held back."""
+        return self._pending().rstrip(_INCOMPLETE)
+
+    def _pending(self) -> str:
+        before = self._decode(self._ids[self._first : self._shown])
+        return self._decode(self._ids[self._first :])[len(before) :]
+
+
+class StopStrings:
+    """Cuts a streamed text where the first of some stop strings would begin.
+
+    found: whether one was met; the text has then ended.
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        """The text that can be shown now: what might be the beginning of a stop string is held back."""
+        self._held += piece
+        starts = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            return self._take(min(starts))
+        held = max((self._overlap(stop) for stop in self._stops), default=0)
+        return self._take(len(self._held) - held)
+
+    def finish(self) -> str:
+        """What was held back, once it is clear that no stop string follows."""
+        return "" if self.found else self._take(len(self._held))
+
+    def _take(self, count: int) -> str:
+        shown, self._held = self._held[:count], self._held[count:]
+        return shown
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins the stop string."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((length for length in range(longest, 0, -1) if self._held.endswith(stop[:length])), 0)

@@ -1,0 +1,6 @@
+"""The files that a checkpoint's tokenizer is in."""
+
+TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE = "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+
+TOKENIZER_FILES = (TOKENIZER_JSON, SENTENCEPIECE, SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE)

@@ -1,0 +1,113 @@
+"""Text to token ids and back, with the checkpoint's own tokenizer."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.tokenizer.files import CHAT_TEMPLATE, SENTENCEPIECE, SETTINGS, SPECIAL_TOKENS, TOKENIZER_JSON
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint.
+
+    encode_text, decode_ids: what the library behind it does; special tokens in the text are recognised, none are
+        added, and none appear in decoded text.
+    settings: tokenizer_config.json, and the chat template where that is a file of its own.
+    """
+
+    def __init__(self, encode_text: Callable, decode_ids: Callable, settings: dict):
+        self._encode = encode_text
+        self.decode: Callable[[Sequence[int]], str] = decode_ids
+        self.settings = settings
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Raises UserError where the directory has no tokenizer, or one that cannot be read."""
+        settings = _settings(directory)
+        if (directory / TOKENIZER_JSON).is_file():
+            return cls(*_from_json(directory / TOKENIZER_JSON, settings), settings)
+        if (directory / SENTENCEPIECE).is_file():
+            return cls(*_from_sentencepiece(directory / SENTENCEPIECE, settings), settings)
+        raise UserError(
+            f"{directory} has neither {TOKENIZER_JSON} nor {SENTENCEPIECE}; add the checkpoint's, or give the prompts "
+            "as prompt_token_ids in a prompts file"
+        )
+
+    def encode(self, text: str, whole: bool = True) -> list[int]:
+        """Token ids of a text; with ``whole``, with what the tokenizer puts around one, such as a first <s>."""
+        return self._encode(text, whole)
+
+    def special_tokens(self) -> dict[str, str]:
+        """The named special tokens, such as bos_token, for a chat template."""
+        return {name: token for name in self.settings if name.endswith("_token") and (token := self.special(name))}
+
+    def special(self, name: str) -> str | None:
+        return _special(self.settings, name)
+
+
+def _settings(directory: Path) -> dict:
+    settings: dict = {}
+    for name in (SPECIAL_TOKENS, SETTINGS):
+        path = directory / name
+        if path.is_file():
+            settings |= JsonObject.load(path).values
+    template = directory / CHAT_TEMPLATE
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    return settings
+
+
+def _special(settings: dict, name: str) -> str | None:
+    value = settings.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
+    """Through the tokenizers library, which reads tokenizer.json."""
+    import tokenizers
+
+    try:
+        library = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"{path} cannot be read: {error}") from None
+    library.no_truncation()
+    library.no_padding()
+    first = library.token_to_id(_special(settings, "bos_token") or "")
+    wanted = settings.get("add_bos_token")
+
+    def encode(text: str, whole: bool) -> list[int]:
+        ids = library.encode(text, add_special_tokens=whole).ids
+        if not whole or first is None or wanted is None:
+            return ids
+        rest = ids[1:] if ids[:1] == [first] else ids
+        return [first, *rest] if wanted else rest
+
+    return encode, lambda ids: library.decode(list(ids), skip_special_tokens=True)
+
+
+def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]:
+    """Through the sentencepiece library, for checkpoints from before tokenizer.json."""
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError(
+            f"{path.parent} has only a sentencepiece tokenizer.model; pip install sentencepiece to read it"
+        ) from None
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    added = {entry["content"]: int(id) for id, entry in settings.get("added_tokens_decoder", {}).items()}
+    control = [id for id in range(library.vocab_size()) if library.is_control(id)]
+    special = {**{library.id_to_piece(id): id for id in control}, **added}
+    boundaries = re.compile("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
+
+    def encode(text: str, whole: bool) -> list[int]:
+        ids = [library.bos_id()] if whole and settings.get("add_bos_token", True) and library.bos_id() >= 0 else []
+        for part in boundaries.split(text) if special else [text]:
+            ids += [special[part]] if part in special else library.encode(part)
+        return ids
+
+    hidden = set(special.values())
+    return encode, lambda ids: library.decode([id for id in ids if id not in hidden and id < library.vocab_size()])

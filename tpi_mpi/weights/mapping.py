@@ -1,0 +1,116 @@
+"""Blocks mapped from the slab's file: brought into memory, used in place, let go."""
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import xxhash
+
+from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.units import MIB
+from tpi_mpi.weights import pages
+from tpi_mpi.weights.slab import BlockExtent
+
+# A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them, and one hashed
+# while the next is read.
+_PIECE = 32 * MIB
+
+
+def tensors_of(buffer, extent: BlockExtent, origin: int) -> dict[str, torch.Tensor]:
+    """The tensors of a block by name, views of a buffer whose first byte is the one at ``origin`` in the file."""
+    tensors = {}
+    for tensor in extent.tensors:
+        dtype = getattr(torch, tensor.dtype)
+        count, offset = tensor.nbytes // dtype.itemsize, tensor.offset - origin
+        tensors[tensor.name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(tensor.shape)
+    return tensors
+
+
+class SlabFile:
+    """A slab opened for mapping. Closing it leaves existing mappings valid."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY)
+        self.hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
+
+    def map(self, extent: BlockExtent, verify: bool = False) -> "MappedBlock":
+        """Maps a block; with ``verify``, its bytes are compared with its checksum when they arrive."""
+        return MappedBlock(self, extent, verify)
+
+    def close(self) -> None:
+        self.hashing.shutdown()
+        os.close(self.descriptor)
+
+
+class MappedBlock:
+    """One block's byte range, mapped; its pages are in memory once :meth:`populate` has brought them in.
+
+    nbytes: of the mapping, which begins at the page that the block begins in.
+    tensors: the block's tensors by name, views of the mapping in their stored dtype. The mapping lasts as long
+        as any of them.
+    """
+
+    def __init__(self, file: SlabFile, extent: BlockExtent, verify: bool):
+        self.file = file
+        self.extent = extent
+        self._lead = pages.lead_of(extent.offset)
+        self._first = extent.offset - self._lead
+        self.nbytes = extent.nbytes + self._lead
+        try:  # a private mapping, because torch warns of tensors that cannot be written to
+            self._map = mmap.mmap(file.descriptor, self.nbytes, access=mmap.ACCESS_COPY, offset=self._first)
+        except ValueError:
+            raise self._unreadable("the file ends too early") from None
+        self._address = pages.address_of(self._map)
+        self._arrived = 0
+        self._hasher = xxhash.xxh3_64() if verify else None
+        self.tensors = tensors_of(self._map, extent, self._first)
+
+    def populate(self, count: int | None = None, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Brings the next ``count`` bytes into memory, or all that are missing.
+
+        Returns early where ``cancelled`` answers true between two pieces. Raises TpiError where the disk cannot
+        deliver them or, when the last have come, the block is not the one that was written.
+        """
+        end = self.nbytes if count is None else min(self._arrived + count, self.nbytes)
+        while self._arrived < end and not cancelled():
+            stop = min(self._arrived + _PIECE, end)
+            self._read(self._arrived, stop)
+            self._hash(self._arrived, stop)
+            self._arrived = stop
+        if self._hasher and self._arrived == self.nbytes:
+            self._compare()
+
+    def _hash(self, start: int, stop: int) -> None:
+        """A second thread hashes a piece while the next is read: the disk never waits."""
+        if self._hasher:
+            piece = memoryview(self._map)[max(start, self._lead) : stop]
+            self._hashed = self.file.hashing.submit(self._hasher.update, piece)
+
+    def _compare(self) -> None:
+        self._hashed.result()
+        checksum, self._hasher = self._hasher.hexdigest(), None
+        if checksum != self.extent.checksum:
+            raise TpiError(
+                f"block {self.extent.name} of slab {self.file.path} has checksum {checksum} instead of "
+                f"{self.extent.checksum}: its bytes were altered; copy the slab again or split again"
+            )
+
+    def _read(self, start: int, stop: int) -> None:
+        try:
+            pages.fetch(self._address + start, stop - start, self.file.descriptor, self._first + start)
+        except OSError as error:
+            raise self._unreadable(error.strerror) from None
+
+    def _unreadable(self, reason: str) -> TpiError:
+        return TpiError(f"block {self.extent.name} of slab {self.file.path} cannot be read: {reason}")
+
+    def release(self) -> None:
+        """Gives the memory back: the pages of the mapping, then those of the page cache behind them."""
+        self.tensors = {}
+        pages.discard(self._address, self.nbytes)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file.descriptor, self._first, self.nbytes, os.POSIX_FADV_DONTNEED)

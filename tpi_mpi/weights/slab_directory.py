@@ -1,0 +1,90 @@
+"""A directory of slabs: its manifest, and the slabs in it that belong together."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.files import replace_file
+from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slab_hdf5 import read_slab
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json: what the directory holds. It is written last, so its presence means that the split is whole.
+
+    model: the checkpoint's name. ranks: how many slabs there are.
+    slab_bytes: size of each slab's file, in rank order.
+    ignored_keys: of the checkpoint's config.json, which the user told to ignore although they are not understood.
+    """
+
+    model: str
+    model_type: str
+    dtype: str
+    source_digest: str
+    ranks: int
+    slab_bytes: tuple[int, ...]
+    ignored_keys: tuple[str, ...] = ()
+
+    @classmethod
+    def load(cls, directory: Path) -> "Manifest":
+        """Raises UserError where the directory is not one that weights_tools.split completed."""
+        path = directory / MANIFEST
+        if not directory.is_dir():
+            raise UserError(f"slab directory {directory} does not exist; make it with weights_tools.split")
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            lists = {key: tuple(value[key]) for key in ("slab_bytes", "ignored_keys") if key in value}
+            return cls(**{**value, **lists})
+        except FileNotFoundError:
+            raise UserError(
+                f"{directory} has no {MANIFEST}; it holds no slabs, or their split was not completed: split again"
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}); copy it again or split again") from None
+
+    def save(self, directory: Path) -> None:
+        replace_file(directory / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+
+    def warnings(self) -> Iterator[str]:
+        """What the user should be told at every run."""
+        for key in self.ignored_keys:
+            yield f"warning: these slabs were split with --ignore-key {key}, whatever that key of config.json means"
+
+    def check_size(self, size: int) -> None:
+        """Raises UserError unless there are as many slabs as ranks."""
+        if self.ranks != size:
+            raise UserError(
+                f"the slabs were split for {self.ranks} ranks, but {size} were started; "
+                f"use mpirun -np {self.ranks}, or split again with --ranks {size}"
+            )
+
+
+def slab_path(directory: Path, rank: int) -> Path:
+    return directory / f"rank{rank:04d}.h5"
+
+
+def open_slabs(directory: Path) -> list[Slab]:
+    """All slabs of a directory. Raises UserError unless they are those of one split, each in its place."""
+    manifest = Manifest.load(directory)
+    slabs = [own_slab(directory, rank, manifest.ranks) for rank in range(manifest.ranks)]
+    for slab in slabs:
+        if slab.identity() != slabs[0].identity():
+            raise UserError(f"slab {slab.path} is of another split than {slabs[0].path}; copy it again or split again")
+    return slabs
+
+
+def own_slab(directory: Path, rank: int, size: int) -> Slab:
+    """The slab of one rank. Raises UserError where it is not there, is damaged, or another rank's or split's."""
+    Manifest.load(directory).check_size(size)
+    slab = read_slab(slab_path(directory, rank))
+    if (slab.rank, slab.partition.size) != (rank, size):
+        raise UserError(
+            f"slab {slab.path} was split for rank {slab.rank} of {slab.partition.size}, not for rank "
+            f"{rank} of {size}; copy this rank's own slab here"
+        )
+    return slab

@@ -1,0 +1,195 @@
+"""The slab's file: HDF5 with one group a block, and in it one contiguous, page-aligned dataset a tensor.
+
+They lie in the order of use. bfloat16 is kept as uint16; the attribute ``dtype`` of a dataset tells.
+docs/slab-format.md describes the format for those who read slabs with other tools.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.model.blocks import EMBEDDING, Block, shard_blocks
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.slab import NO_CHECKSUM, PAGE, BlockExtent, Slab, TensorExtent
+
+FORMAT = "tpi_mpi slab"
+FORMAT_VERSION = 1
+
+_STORED_AS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+# Room for the metadata of one dataset or group ahead of the data, so that no metadata lands between tensors.
+_METADATA_BYTES = 8192
+_NO_DIGEST = "0" * 32
+_ROW_CHECKSUMS = "row_checksums"
+
+
+def read_slab(path: Path) -> Slab:
+    """Reads a slab's header. Raises UserError where it is absent, truncated, or not a slab of this format."""
+    if not path.is_file():
+        raise UserError(f"slab {path} does not exist; split the checkpoint, or copy this rank's slab here")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            slab = _read(file, path)
+    except UserError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"slab {path} is truncated or damaged ({reason}); copy it again or split again") from None
+    _check_length(slab)
+    return slab
+
+
+def create(
+    slab: Slab, blocks: Iterable[Block], dtypes: Mapping[str, str], links: Mapping[str, str] | None = None
+) -> Slab:
+    """Lays out an empty slab at ``slab.path``: every dataset has its place in the file, and no data yet.
+
+    dtypes: the stored dtype of each source tensor.
+    links: blocks that are hard links to earlier ones, by name.
+    Returns the slab with the extents of its blocks. The data are then written at those extents, and the checksums
+    with :func:`seal`.
+    """
+    blocks, links = tuple(blocks), links or {}
+    objects = sum(1 + len(block.tensors) for block in blocks if block.name not in links)
+    with h5py.File(
+        slab.path,
+        "w",
+        libver="latest",  # checksums the metadata
+        alignment_threshold=1,
+        alignment_interval=PAGE,
+        meta_block_size=_METADATA_BYTES * (objects + 8),
+    ) as file:
+        _write_header(file, slab)
+        extents: dict[str, BlockExtent] = {}
+        for block in blocks:
+            if block.name in links:
+                file[block.name] = file[links[block.name]]
+                extents[block.name] = replace(extents[links[block.name]], name=block.name)
+            else:
+                extents[block.name] = _create_block(file, slab, block, dtypes)
+        if EMBEDDING in extents:
+            rows = extents[EMBEDDING].tensors[0].shape[0]
+            file[EMBEDDING].create_dataset(_ROW_CHECKSUMS, (rows,), "<u8")
+    _check_order(extents)
+    return replace(slab, blocks=extents)
+
+
+def seal(slab: Slab, checksums: Mapping[str, str], source_digest: str, row_checksums: np.ndarray | None = None) -> None:
+    """Writes into a slab that has all its data the checksums of its blocks and rows and the source's digest."""
+    with h5py.File(slab.path, "r+", libver="latest", locking=False) as file:
+        if row_checksums is not None:
+            file[EMBEDDING][_ROW_CHECKSUMS][:] = row_checksums
+        for name, checksum in checksums.items():
+            file[name].attrs.modify("checksum", _fixed(checksum))
+        file.attrs.modify("source_digest", _fixed(source_digest))
+
+
+def _fixed(text: str) -> np.bytes_:
+    """Text of fixed length: the other kind lies in a heap that HDF5 would put between the tensors."""
+    return np.bytes_(text.encode("utf-8"))
+
+
+def _write_header(file: h5py.File, slab: Slab) -> None:
+    file.attrs["format"] = _fixed(FORMAT)
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["rank"] = slab.rank
+    file.attrs["world_size"] = slab.partition.size
+    file.attrs["dtype"] = _fixed(slab.dtype)
+    file.attrs["config"] = _fixed(json.dumps(dict(slab.config.keys)))
+    file.attrs["partition"] = _fixed(json.dumps(slab.partition.to_json()))
+    file.attrs["source_digest"] = _fixed(_NO_DIGEST)
+
+
+def _create_block(file: h5py.File, slab: Slab, block: Block, dtypes: Mapping[str, str]) -> BlockExtent:
+    group = file.create_group(block.name)
+    group.attrs["checksum"] = _fixed(NO_CHECKSUM)
+    extents = []
+    for spec in block.tensors:
+        shape, dtype = spec.shard_shape(slab.partition, slab.rank), dtypes[spec.source]
+        extents.append(TensorExtent(spec.name, dtype, shape, _create_dataset(group, spec.name, shape, dtype)))
+    return BlockExtent(block.name, tuple(extents))
+
+
+def _create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> int:
+    """Allocates a contiguous dataset without writing to it; returns its offset in the file."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # the same split gives the same bytes
+    stored = h5py.h5t.py_create(np.dtype(_STORED_AS[dtype]))
+    space = h5py.h5s.create_simple(shape)
+    dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
+    dataset.attrs["dtype"] = _fixed(dtype)
+    return dataset.id.get_offset()
+
+
+def _check_order(extents: Mapping[str, BlockExtent]) -> None:
+    """The promises that the window relies on: page-aligned, in order, nothing between the tensors of a block."""
+    end = 0
+    for extent in {extent.offset: extent for extent in extents.values()}.values():
+        assert extent.offset >= end, f"HDF5 placed block {extent.name} before its predecessor"
+        end = extent.offset
+        for tensor in extent.tensors:
+            assert tensor.offset % PAGE == 0, f"HDF5 placed {tensor.name} off a page boundary"
+            assert 0 <= tensor.offset - end < PAGE, f"HDF5 left {tensor.offset - end} bytes before {tensor.name}"
+            end = tensor.offset + tensor.nbytes
+
+
+def _read(file: h5py.File, path: Path) -> Slab:
+    if "format" not in file.attrs or _text(file, "format") != FORMAT:
+        raise UserError(f"{path} is an HDF5 file but not a slab; give the directory that weights_tools.split wrote")
+    version = int(file.attrs["format_version"])
+    if version != FORMAT_VERSION:
+        raise UserError(f"slab {path} has format version {version}; this release reads {FORMAT_VERSION}: split again")
+    config = ModelConfig.from_keys(json.loads(_text(file, "config")), f"the configuration in slab {path}")
+    partition = Partition.from_json(json.loads(_text(file, "partition")))
+    rank = int(file.attrs["rank"])
+    blocks = {block.name: _read_block(file, block, partition, rank) for block in shard_blocks(config, partition, rank)}
+    return Slab(
+        path=path,
+        rank=rank,
+        dtype=_text(file, "dtype"),
+        config=config,
+        partition=partition,
+        source_digest=_text(file, "source_digest"),
+        blocks=blocks,
+        row_checksums=_inside(file[EMBEDDING], _ROW_CHECKSUMS)[:] if EMBEDDING in blocks else None,
+    )
+
+
+def _read_block(file: h5py.File, block: Block, partition: Partition, rank: int) -> BlockExtent:
+    group = _inside(file, block.name)
+    tensors = []
+    for spec in block.tensors:
+        dataset = _inside(group, spec.name)
+        dtype, expected = _text(dataset, "dtype"), spec.shard_shape(partition, rank)
+        offset = dataset.id.get_offset()
+        if dataset.shape != expected or dataset.dtype.str != _STORED_AS[dtype] or offset is None:
+            raise ValueError(f"{block.name}/{spec.name} is not the {dtype} dataset of shape {expected} it should be")
+        tensors.append(TensorExtent(spec.name, dtype, expected, offset))
+    return BlockExtent(block.name, tuple(tensors), _text(group, "checksum"))
+
+
+def _inside(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """A member that is really in this file: soft and external links could lead to another one."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is missing, or a link that leads elsewhere")
+    return group[name]
+
+
+def _text(item: h5py.Group | h5py.Dataset, attribute: str) -> str:
+    return bytes(item.attrs[attribute]).decode("utf-8")
+
+
+def _check_length(slab: Slab) -> None:
+    end = max(extent.stop for extent in slab.blocks.values())
+    length = os.stat(slab.path).st_size
+    if length < end:
+        raise UserError(f"slab {slab.path} is truncated: {length} bytes of at least {end}; copy it again")

@@ -1,0 +1,171 @@
+"""The sliding window over the weights: fetched ahead of use, used in place, released behind."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+
+import torch
+
+from tpi_mpi.common.trace import Trace
+from tpi_mpi.common.units import MIB
+from tpi_mpi.weights.budget import Plan
+from tpi_mpi.weights.mapping import MappedBlock, SlabFile
+from tpi_mpi.weights.patience import Patience
+from tpi_mpi.weights.slab import Slab
+
+# Where the window has no room for the whole of a block, at least so many bytes of it are fetched at once.
+_LEAST_FETCH = 4 * MIB
+
+
+class SlidingWindow:
+    """Delivers the blocks of one slab in their cyclic order, over and over, from a bounded amount of memory.
+
+    A daemon thread fetches blocks ahead: never more of those that are not pinned is in memory than the plan allows,
+    the one in use included. After the last block comes the first again, so the next sweep's first blocks arrive
+    while this sweep ends. A pinned block stays from its first fetch on. For a cyclic scan that beats any eviction
+    by recency, which would drop each block just before its next use.
+
+    A context manager: on leaving it, the thread ends and all blocks are unmapped.
+
+    order: the blocks of one sweep.
+    patience: seconds after which a disk that gives nothing is an error.
+    used: called with the name of each block whose use is over.
+    bytes_fetched: bytes brought in so far.
+    """
+
+    def __init__(
+        self,
+        slab: Slab,
+        order: Sequence[str],
+        plan: Plan,
+        trace: Trace | None = None,
+        patience: float = 60.0,
+        used: Callable[[str], None] = lambda name: None,
+    ):
+        self._slab = slab
+        self._order = tuple(order)
+        self._plan = plan
+        self._trace = trace or Trace()
+        self._patience = Patience(patience)
+        self._used = used
+        self._expected = cycle(self._order)
+        self._present: dict[str, MappedBlock] = {}
+        self._streamed = 0  # bytes of blocks that are not pinned, in memory or promised
+        self._verified: set[int] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._fetch_all, name="fetch", daemon=True)
+        self.bytes_fetched = 0
+
+    def __enter__(self) -> "SlidingWindow":
+        self._file = SlabFile(self._slab.path)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5)  # a daemon: a disk that hangs must not keep a failed program alive
+        self._present.clear()  # the page cache may keep what it has: the next run starts faster for it
+        self._file.close()
+
+    @contextmanager
+    def block(self, name: str) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The tensors of the next block of the order, valid inside the with-block.
+
+        Waits until the block is there. Raises what stopped the fetch thread, if something did, and DiskHung where
+        the disk gives nothing for too long.
+        """
+        expected = next(self._expected)
+        assert name == expected, f"block {name} asked for, but {expected} is next"
+        mapped = self._wait_for(name)
+        try:
+            yield mapped.tensors
+        finally:
+            if name not in self._plan.pinned:
+                self._release(name)
+        self._used(name)
+
+    def _wait_for(self, name: str) -> MappedBlock:
+        with self._changed:
+            if name not in self._present:
+                with self._trace.span("stall", name):
+                    self._wait_for_disk(name)
+            if name not in self._present:
+                raise self._failure
+            return self._present[name]
+
+    def _wait_for_disk(self, name: str) -> None:
+        self._patience.moved()
+        while not self._changed.wait_for(lambda: name in self._present or self._failure, self._patience.interval):
+            self._patience.check(f"block {name} of slab {self._slab.path}")
+
+    def _interrupted(self) -> bool:
+        """Asked for between two pieces of a block, so the disk works; says whether to leave off."""
+        self._patience.moved()
+        return self._closed
+
+    def _release(self, name: str) -> None:
+        block = self._present[name]
+        block.release()  # before its place in the window is free, or the memory would overlap
+        with self._changed:
+            del self._present[name]
+            self._streamed -= block.nbytes
+            self._changed.notify_all()
+
+    def _fetch_all(self) -> None:
+        """The fetch thread: goes round the order until everything is pinned or the window is closed."""
+        try:
+            for name in self._order:
+                self._fetch(name)
+            for name in cycle([name for name in self._order if name not in self._plan.pinned]):
+                if self._closed:
+                    break
+                self._fetch(name)
+        except BaseException as error:  # handed to the thread that waits for the block
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _fetch(self, name: str) -> None:
+        extent = self._slab.blocks[name]
+        if not self._wait_for_turn(name):
+            return
+        block = self._file.map(extent, verify=extent.offset not in self._verified)
+        missing = block.nbytes
+        while missing:
+            count = missing if name in self._plan.pinned else self._wait_for_room(missing)
+            with self._trace.span("fetch", name):
+                block.populate(count, cancelled=self._interrupted)
+            if self._closed:
+                return
+            missing -= count
+        self._verified.add(extent.offset)
+        with self._changed:
+            self.bytes_fetched += extent.nbytes
+            self._present[name] = block
+            self._changed.notify_all()
+
+    def _wait_for_turn(self, name: str) -> bool:
+        """Waits until the last use of this block is over, and one more may be there; false if none is wanted."""
+
+        def turn() -> bool:
+            streamed = sum(present not in self._plan.pinned for present in self._present)
+            room = self._plan.depth is None or name in self._plan.pinned or streamed < self._plan.depth
+            return name not in self._present and room
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or turn())
+            return not self._closed
+
+    def _wait_for_room(self, wanted: int) -> int:
+        """Waits until the window has room for the wanted bytes or a good part; takes it, and returns how many."""
+        least = min(wanted, _LEAST_FETCH)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._plan.capacity - self._streamed >= least)
+            count = min(wanted, self._plan.capacity - self._streamed)
+            self._streamed += count
+            return count

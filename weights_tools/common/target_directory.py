@@ -1,0 +1,120 @@
+"""A directory that slabs are written to: what may be in it, the room it needs, the small files beside the slabs."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.files import replace_file
+from tpi_mpi.common.units import format_size
+from tpi_mpi.tokenizer.files import TOKENIZER_FILES
+from tpi_mpi.weights.slab_directory import MANIFEST
+
+JOURNAL = "split.journal"
+"""What is in a directory whose split was interrupted."""
+
+SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+"""What a run needs besides the slabs and their manifest, so that the checkpoint is no longer needed."""
+
+
+def prepare_for_split(target: Path, force: bool) -> None:
+    """Makes the directory. Raises UserError where it holds anything but an interrupted split, unless ``force``."""
+    _make(target)
+    if any(target.iterdir()) and not (target / JOURNAL).exists() and not force:
+        raise UserError(f"{target} is not empty; name another directory, or give --force to replace the slabs in it")
+    if force:
+        _remove_slabs(target)
+
+
+def prepare_for_scatter(target: Path) -> None:
+    """Makes the directory. Raises UserError where it holds anything but slabs, or others could change them."""
+    _make(target)
+    _check_ownership(target)
+    names = {path.name for path in target.iterdir()}
+    if JOURNAL in names:
+        raise UserError(f"{target} holds an interrupted split; complete it, or name another directory")
+    visible = [name for name in names if not name.startswith(".")]
+    if visible and not any(name == MANIFEST or name.endswith(".h5") for name in visible):
+        raise UserError(f"{target} is not empty and holds no slabs; name another directory")
+
+
+def check_room(target: Path, needed: int, free: int) -> None:
+    """Raises UserError where the directory's disk has too few bytes left."""
+    if needed > free:
+        raise UserError(
+            f"the slabs need {format_size(needed)}, but the disk of {target} has only {format_size(free)} left; "
+            "free some, or name a directory on another disk"
+        )
+
+
+def read_small_files(source: Path) -> dict[str, bytes]:
+    """Those that a checkpoint, or a directory of slabs, has, by name."""
+    present = [name for name in SMALL_FILES if (source / name).is_file()]
+    try:
+        return {name: (source / name).read_bytes() for name in present}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def write_small_files(target: Path, files: Mapping[str, bytes], writer: str = "") -> None:
+    """Puts these into the directory, and takes all others out: another model's chat template would be used for this.
+
+    writer: another for each of several processes that may do so at once.
+    """
+    try:
+        for name in SMALL_FILES:
+            if name not in files:
+                (target / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be removed: {error.strerror}; name another directory") from None
+    for name, content in files.items():
+        if not _holds(target / name, content):
+            replace_file(target / name, content, writer)
+
+
+def _make(target: Path) -> None:
+    """With all above it; that others may not write to it, whatever the umask."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.mkdir(mode=0o755, exist_ok=True)
+        next(target.iterdir(), None)
+    except OSError as error:
+        raise UserError(f"{target} is no directory to write to ({error.strerror}); name another one") from None
+
+
+def _check_ownership(target: Path) -> None:
+    """Of a link too: whoever made it in a directory that all may write to decides where it leads."""
+    for found in (os.lstat(target), os.stat(target)):
+        if found.st_uid != os.geteuid():
+            raise UserError(f"{target} belongs to another user (number {found.st_uid}); name a directory of your own")
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_private(found.st_gid)):
+        raise UserError(
+            f"others may write to {target} (mode {stat.S_IMODE(found.st_mode):o}); chmod go-w it, or name another one"
+        )
+
+
+def _is_private(group: int) -> bool:
+    """Whether this is the group that many systems make for each user alone."""
+    import grp
+    import pwd
+
+    try:
+        user, entry = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return entry.gr_name == user and set(entry.gr_mem) <= {user}
+
+
+def _remove_slabs(target: Path) -> None:
+    """Removes what an earlier split wrote, its manifest first, so that it never looks whole."""
+    for pattern in (MANIFEST, "rank[0-9]*.h5"):
+        for path in sorted(target.glob(pattern)):
+            path.unlink()
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False

@@ -1,0 +1,167 @@
+"""A Hugging Face checkpoint on disk, read lazily and strictly."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.model.blocks import sources_of
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.pages import fetch
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Buffers that old releases of transformers saved, computed from config.json.
+_IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+# Tensors are read by pieces of about so many bytes.
+PIECE = 32 * 1024**2
+
+
+class Checkpoint:
+    """The tensors of a checkpoint directory.
+
+    Raises UserError, on construction, unless it holds exactly what its config.json promises.
+
+    ignored_keys: of config.json, although it is not known what they mean.
+    config, name: its config.json; the directory's name.
+    shapes, dtypes: of every tensor that the model needs, by name.
+    """
+
+    def __init__(self, directory: Path, ignored_keys: Collection[str] = ()):
+        if not directory.is_dir():
+            raise UserError(f"checkpoint {directory} is not a directory; give the one that holds config.json")
+        self.directory = directory
+        self.ignored_keys = tuple(ignored_keys)
+        self.name = directory.resolve().name
+        self.config = ModelConfig.load(directory / "config.json", ignored_keys)
+        self.shapes = sources_of(self.config, Partition.of(self.config, 1))
+        self._files = self._locate()
+        self.dtypes: dict[str, str] = {}
+        self._inspect()
+        self._check_tied_head()
+
+    def fingerprint(self) -> dict[str, object]:
+        """What changes when the files do: names, sizes, times of modification."""
+        stats = {path: path.stat() for path in set(self._files.values())}
+        return {str(path.resolve()): [stat.st_size, stat.st_mtime_ns] for path, stat in sorted(stats.items())}
+
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """The rows from ``start`` up to ``stop`` of a tensor, some at a time, as views of the mapped file.
+
+        The file is mapped anew for each call, so that no more than one tensor's pages are ever in memory. Raises
+        TpiError where the disk cannot deliver them.
+        """
+        path, shape = self._files[name], self.shapes[name]
+        width = shape[1] if len(shape) > 1 else 1
+        step = max(1, PIECE // (width * 4))
+        try:
+            with safe_open(path, framework="pt") as file, open(path, "rb") as raw:
+                rows, offset = file.get_slice(name), _offset(raw, name)
+                for first in range(start, stop, step):
+                    piece = rows[first : min(first + step, stop)]
+                    # faster than a page fault for each page of it, and a bad one is no signal but an error
+                    fetch(piece.data_ptr(), piece.nbytes, raw.fileno(), offset + first * width * piece.itemsize)
+                    yield piece
+        except (OSError, SafetensorError) as error:
+            raise TpiError(f"tensor {name} in {path} cannot be read: {error}") from None
+
+    def _locate(self) -> dict[str, Path]:
+        """The file that each tensor is in, by name."""
+        index = self.directory / INDEX
+        if index.is_file():
+            return self._read_index(index)
+        single = self.directory / SINGLE
+        if single.is_file():
+            with _open(single) as file:
+                return dict.fromkeys(file.keys(), single)
+        if any(self.directory.glob("*.bin")) or any(self.directory.glob("*.pt*")):
+            raise UserError(
+                f"checkpoint {self.directory} has only pickled weights (.bin), which can run code when they are "
+                "read; download its safetensors files, or save it again with transformers"
+            )
+        raise UserError(f"checkpoint {self.directory} has neither {SINGLE} nor {INDEX}; download one that has")
+
+    def _read_index(self, index: Path) -> dict[str, Path]:
+        names = JsonObject.load(index).object("weight_map")
+        for name in set(names.values()):
+            if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+                raise UserError(f"{index} names the file {name!r}; only files of the checkpoint's own directory may be")
+            if not (self.directory / name).is_file():
+                raise UserError(f"checkpoint {self.directory} misses {name}, which its index names; download it again")
+        return {tensor: self.directory / name for tensor, name in names.items()}
+
+    def _inspect(self) -> None:
+        """Compares every file's header with what config.json promises."""
+        for path in sorted(set(self._files.values())):
+            with _open(path) as file:
+                present = set(file.keys())
+                for name in [name for name, holder in self._files.items() if holder == path]:
+                    if name not in present:
+                        raise UserError(f"{path} misses the tensor {name}, which the index expects in it")
+                    self._inspect_tensor(name, file.get_slice(name))
+        missing = [name for name in self.shapes if name not in self._files]
+        if missing:
+            raise UserError(
+                f"checkpoint {self.directory} misses the tensor {missing[0]}"
+                f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which its config.json promises"
+            )
+
+    def _inspect_tensor(self, name: str, header) -> None:
+        if name not in self.shapes:
+            if name.endswith(_IGNORED_SUFFIXES) or self._is_tied_head(name):
+                return
+            raise UserError(
+                f"checkpoint {self.directory} has the tensor {name}, which is not understood for "
+                f"{self.config.model_type}; its result would be wrong without it"
+            )
+        shape, dtype = tuple(header.get_shape()), header.get_dtype()
+        if shape != self.shapes[name]:
+            raise UserError(f"tensor {name} has shape {shape}, but config.json promises {self.shapes[name]}")
+        if dtype not in _DTYPES:
+            raise UserError(f"tensor {name} has dtype {dtype}; the supported ones are {', '.join(_DTYPES)}")
+        self.dtypes[name] = _DTYPES[dtype]
+
+    def _is_tied_head(self, name: str) -> bool:
+        return name == "lm_head.weight" and self.config.tie_word_embeddings
+
+    def _check_tied_head(self) -> None:
+        """A tied checkpoint may still hold its output head, if it is the embedding indeed."""
+        path = self._files.get("lm_head.weight")
+        if path is None or not self._is_tied_head("lm_head.weight"):
+            return
+        head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+        with _open(path) as file:
+            shape = tuple(file.get_slice(head).get_shape())
+        same = shape == self.shapes[embedding]
+        if same:
+            self.shapes[head] = shape
+            pairs = zip(*(self.pieces(name, 0, shape[0]) for name in (head, embedding)), strict=True)
+            same = all(torch.equal(one, other) for one, other in pairs)
+            del self.shapes[head]
+        if not same:
+            raise UserError(
+                f"checkpoint {self.directory} ties its output head to the embedding, but holds another "
+                "lm_head.weight; set tie_word_embeddings to false in its config.json to use both"
+            )
+
+
+def _offset(file: BinaryIO, name: str) -> int:
+    """Where a tensor begins in a safetensors file, whose header has been checked."""
+    length = int.from_bytes(file.read(8), "little")
+    return 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error}); download it again") from None

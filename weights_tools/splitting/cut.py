@@ -1,0 +1,240 @@
+"""Cuts one source of tensors into the slabs of all ranks, in one pass."""
+
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+import xxhash
+from tqdm import tqdm
+
+from tpi_mpi.common.errors import UserError, say
+from tpi_mpi.common.files import partial_name, publish
+from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, shard_blocks
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.slab import ITEMSIZE, Slab, main_dtype
+from tpi_mpi.weights.slab_directory import Manifest, slab_path
+from tpi_mpi.weights.slab_hdf5 import create, read_slab
+from weights_tools.common.progress import bytes_bar
+from weights_tools.common.target_directory import JOURNAL, check_room
+from weights_tools.splitting.journal import Journal
+from weights_tools.splitting.slab_writer import SlabWriter
+
+
+class Source(Protocol):
+    """Where the tensors come from: a checkpoint, or a generator of random ones."""
+
+    name: str
+    config: ModelConfig
+    dtypes: Mapping[str, str]
+    ignored_keys: Sequence[str]
+
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """The rows from ``start`` up to ``stop`` of a tensor, some at a time."""
+
+    def fingerprint(self) -> object:
+        """Something fit for JSON that is another for other tensors."""
+
+
+def cut(
+    source: Source, target: Path, partition: Partition, dtype: str = "keep", links: Mapping[str, str] | None = None
+) -> None:
+    """Writes the slabs of all ranks and their manifest into the directory ``target``.
+
+    Every byte of the source is read once. The slabs get their names when all of them are complete and on the disk,
+    and the manifest is written last. Where an earlier call with the same arguments was interrupted, this one goes
+    on from there.
+
+    dtype: of the slabs' tensors; ``keep`` for each tensor's own.
+    links: blocks that become hard links to earlier ones, by name; their own tensors are never read.
+    Raises UserError where the disk has too little room.
+    """
+    torch.set_num_threads(1)  # there is nothing to compute, and waiting threads would spin
+    with ExitStack() as stack:
+        cutting = _Cutting(source, target, partition, dtype, links or {}, stack)
+        cutting.run()
+
+
+class _Cutting:
+    """One call of :func:`cut`."""
+
+    def __init__(self, source, target, partition, dtype, links, stack: ExitStack):
+        self.source, self.target, self.partition, self.links = source, target, partition, links
+        self.dtypes = dict(source.dtypes) if dtype == "keep" else dict.fromkeys(source.dtypes, dtype)
+        self.blocks = [block for block in blocks_of(source.config, partition) if block.name not in links]
+        self.digests: dict[str, xxhash.xxh3_128 | str] = {}
+        job = {
+            "source": source.fingerprint(),
+            "config": source.config.keys,
+            "partition": partition.to_json(),
+            "dtype": dtype,
+            "links": links,
+        }
+        self.journal = Journal(target / JOURNAL, job)
+        stack.callback(self.journal.close)
+        if not self.journal.resumed:
+            remove_partial_slabs(target)
+        self.threads = stack.enter_context(ThreadPoolExecutor(max_workers=2))  # a third gained nothing
+        self.writers = [self.writer(rank) for rank in range(partition.size)]
+        for writer in self.writers:
+            stack.callback(writer.close)
+
+    def run(self) -> None:
+        self.check_room()
+        done = self.trusted()
+        sizes = {block.name: sum(self.nbytes(spec) for spec in block.tensors) for block in self.blocks}
+        total, resumed = sum(sizes.values()), sum(sizes[name] for name in done)
+        with bytes_bar(total, "split", resumed) as bar:
+            pieces = self.pieces([block for block in self.blocks if block.name not in done])
+            for block, own in groupby(ahead(pieces), key=lambda piece: piece.block):
+                self.cut_block(block, own, bar)
+        self.complete()
+
+    def writer(self, rank: int) -> SlabWriter:
+        """The writer of one rank's slab, laid out anew unless an interrupted split left it."""
+        path = slab_path(self.target, rank)
+        slab = Slab(
+            path=partial_name(path),
+            rank=rank,
+            dtype=main_dtype(self.source.config, self.partition, self.dtypes),
+            config=self.source.config,
+            partition=self.partition,
+            source_digest="",
+            blocks={},
+        )
+        if self.journal.entries:
+            try:
+                return SlabWriter(read_slab(slab.path), self.threads)
+            except UserError:
+                self.journal.entries.clear()
+        blocks = shard_blocks(self.source.config, self.partition, rank)
+        return SlabWriter(create(slab, blocks, self.dtypes, self.links), self.threads)
+
+    def check_room(self) -> None:
+        needed = sum(writer.slab.nbytes for writer in self.writers)
+        present = sum(writer.slab.path.stat().st_blocks * 512 for writer in self.writers)
+        check_room(self.target, needed - present, shutil.disk_usage(self.target).free)
+
+    def trusted(self) -> set[str]:
+        """The blocks that the journal claims and the slabs do hold; only layers, up to the first that fails."""
+        done: set[str] = set()
+        for block in self.blocks:
+            entry = self.journal.entries.get(block.name)
+            if block.layer is None or entry is None or not self.holds(block.name, entry["checksums"]):
+                break
+            done.add(block.name)
+            for source, digest in entry["digests"].items():
+                self.digests[source] = digest
+        if done:
+            say(f"an interrupted split is resumed: {len(done)} of {len(self.blocks)} blocks are there")
+        return done
+
+    def holds(self, name: str, checksums: list[str | None]) -> bool:
+        for writer, checksum in zip(self.writers, checksums, strict=True):
+            if checksum is not None:
+                if writer.checksum_on_disk(name) != checksum:
+                    return False
+                writer.checksums[name] = checksum
+        return True
+
+    def nbytes(self, spec: TensorSpec) -> int:
+        return prod(spec.shape) * ITEMSIZE[self.source.dtypes[spec.source]]
+
+    def pieces(self, blocks: list[Block]) -> Iterator["_Piece"]:
+        """Everything that is to be cut, in the order of the slabs; the digests are taken on the way."""
+        for block in blocks:
+            for spec in block.tensors:
+                digest = self.digests.setdefault(spec.source, xxhash.xxh3_128())
+                first = 0
+                for rows in self.source.pieces(spec.source, *spec.rows):
+                    digest.update(rows.contiguous().view(torch.uint8).numpy())
+                    yield _Piece(block, spec, first, rows)
+                    first += len(rows)
+
+    def cut_block(self, block: Block, pieces: Iterable["_Piece"], bar: tqdm) -> None:
+        holders = [writer for writer in self.writers if block.name in writer.slab.blocks]
+        for writer in holders:
+            writer.begin(block.name)
+        for piece in pieces:
+            for writer in holders:
+                piece.append_to(writer, self.partition)
+            bar.update(piece.rows.nbytes)
+        for writer in holders:
+            writer.end()
+        checksums = [writer.checksums.get(block.name) for writer in self.writers]
+        self.journal.add(block.name, checksums, {spec.source: self.digest(spec.source) for spec in block.tensors})
+
+    def complete(self) -> None:
+        """Gives everything its final name: the slabs first, the manifest last."""
+        digest = self.source_digest()
+        for writer in self.writers:
+            writer.seal(digest, self.links)
+        for writer in self.writers:
+            publish(slab_path(self.target, writer.slab.rank))
+        sizes = tuple(slab_path(self.target, rank).stat().st_size for rank in range(self.partition.size))
+        slab = self.writers[0].slab
+        Manifest(
+            model=self.source.name,
+            model_type=self.source.config.model_type,
+            dtype=slab.dtype,
+            source_digest=digest,
+            ranks=self.partition.size,
+            slab_bytes=sizes,
+            ignored_keys=tuple(self.source.ignored_keys),
+        ).save(self.target)
+        self.journal.remove()
+
+    def source_digest(self) -> str:
+        """One digest of all source tensors, the same whatever the partition."""
+        whole = xxhash.xxh3_128()
+        for name in sorted(self.digests):
+            whole.update(f"{name} {self.digest(name)}\n".encode())
+        return whole.hexdigest()
+
+    def digest(self, name: str) -> str:
+        """The digest of one source tensor, computed in this run or taken over from the journal."""
+        digest = self.digests[name]
+        return digest if isinstance(digest, str) else digest.hexdigest()
+
+
+class _Piece(NamedTuple):
+    """Some rows of a tensor, the ``first`` of them counted from the tensor's own."""
+
+    block: Block
+    spec: TensorSpec
+    first: int
+    rows: torch.Tensor
+
+    def append_to(self, writer: SlabWriter, partition: Partition) -> None:
+        """Writes what belongs to the writer's rank."""
+        shard = self.spec.shard(partition, writer.slab.rank)
+        if shard is None:
+            return
+        start, stop = shard
+        if self.spec.axis == 1:
+            writer.append(self.spec.name, self.rows[:, start:stop])
+        elif start < self.first + len(self.rows) and stop > self.first:
+            writer.append(self.spec.name, self.rows[max(start - self.first, 0) : stop - self.first])
+
+
+def remove_partial_slabs(target: Path) -> None:
+    """Removes what an interrupted split of another job left."""
+    for path in target.glob(partial_name(Path("rank[0-9]*.h5")).name):
+        path.unlink()
+
+
+def ahead(items: Iterator, count: int = 3) -> Iterator:
+    """The items, up to ``count`` of them made by a thread while the one before them is in use."""
+    nothing = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = deque(thread.submit(next, items, nothing) for _ in range(count))
+        while (item := coming.popleft().result()) is not nothing:
+            coming.append(thread.submit(next, items, nothing))
+            yield item

@@ -1,0 +1,160 @@
+"""Ratios for unequal machines, from what tpi_mpi.check measured of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.common.units import show_seconds
+from tpi_mpi.measurement.performance_model import Machine, Prediction, Shard, Work, predict, shards
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.slab import Dtypes
+
+# How often ratios are computed anew from what those before them leave of each budget.
+_ROUNDS = 4
+# What gains less than this part of a token's time over equal ratios is noise of the measurement.
+_GAIN = 0.03
+
+
+@dataclass(frozen=True)
+class Ability:
+    """What bounds one rank's shard of the weights.
+
+    room: bytes that stay in memory where nothing is streamed. window: how many of them the window takes where
+        something is. read, gemv: bytes a second that it streams, and multiplies with one row.
+    idle: seconds of each token in which it multiplies nothing. most: bytes with which its largest block still fits.
+    """
+
+    room: int
+    window: int
+    read: float
+    gemv: float
+    idle: float
+    most: float = inf
+
+    def bytes_within(self, seconds: float) -> float:
+        """Bytes of weights that it gets through in a token's time."""
+        streaming = self.room - self.window + self.read * seconds
+        return max(0.0, min(max(self.room, streaming), self.gemv * (seconds - self.idle), self.most))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """ratios: one a rank, None for equal ones. expected: of them. equal: of equal ones, None where they cannot be."""
+
+    ratios: tuple[float, ...] | None
+    expected: Prediction
+    equal: Prediction | None
+
+
+def deal(abilities: Sequence[Ability], nbytes: int) -> list[float]:
+    """Bytes for each rank, ``nbytes`` in all, so that all are done at the same time, the earliest possible."""
+    most = [ability.most for ability in abilities]
+    if sum(most) <= nbytes:
+        return [own * nbytes / max(1, sum(most)) for own in most]
+    low, high = 0.0, 1e-6
+    while _dealt(abilities, high) < nbytes:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _dealt(abilities, middle) >= nbytes else (middle, high)
+    dealt = [ability.bytes_within(high) for ability in abilities]
+    return [own * nbytes / sum(dealt) for own in dealt]
+
+
+def _dealt(abilities: Sequence[Ability], seconds: float) -> float:
+    return sum(ability.bytes_within(seconds) for ability in abilities)
+
+
+class CheckReport:
+    """What weights_tools needs of the file that tpi_mpi.check --report wrote.
+
+    Raises UserError, on construction, where it is not one, or of another model or number of ranks.
+    """
+
+    def __init__(self, path: Path, config: ModelConfig, ranks: int):
+        report = JsonObject.load(path)
+        try:
+            self._read(report.values)
+        except (KeyError, TypeError, ValueError):
+            report.refuse("is not a report of tpi_mpi.check; write one with mpirun ... tpi_mpi.check --report")
+        if len(self.machines) != ranks:
+            report.refuse(f"is of {len(self.machines)} ranks, not of {ranks}; give --ranks {len(self.machines)}")
+        if self._sizes != (config.hidden_size, config.num_hidden_layers):
+            report.refuse(f"is of another model ({report.get('model')}); check again with this one")
+        if not all(machine.rates.read for machine in self.machines):
+            report.refuse("has a rank whose disk was not measured; see to its problems and check again")
+
+    def _read(self, report: Mapping) -> None:
+        self.allreduce = str(report["allreduce"])
+        self.machines = [Machine.of(rank) for rank in report["ranks"]]
+        self.work = Work(**report["work"])
+        self._sizes = (report["hidden_size"], report["num_hidden_layers"])
+
+
+def choose(config: ModelConfig, dtypes: Dtypes, machines: Sequence[Machine], work: Work) -> Choice:
+    """The ratios under which a token is expected to take the least, equal ones unless others gain by it.
+
+    Raises UserError, naming a rank without room, where no ratios would do.
+    """
+    equal = shards(config, Partition.of(config, len(machines)), dtypes, work)
+    tried, current = [(None, _try(equal, machines, work))], equal
+    for _ in range(_ROUNDS):
+        ratios = tuple(deal(_abilities(current, machines, work), sum(shard.nbytes for shard in current)))
+        ratios = tuple(max(ratio, 1e-3 * sum(ratios)) for ratio in ratios)
+        current = shards(config, Partition.of(config, len(machines), ratios), dtypes, work)
+        tried.append((ratios, _try(current, machines, work)))
+    works = [(ratios, result) for ratios, result in tried if isinstance(result, Prediction)]
+    if not works:
+        raise tried[-1][1]
+    ratios, best = min(works, key=lambda pair: pair[1].tpot)
+    first, same = works[0]
+    if first is None and best.tpot > same.tpot * (1 - _GAIN):
+        return Choice(None, same, same)
+    return Choice(ratios, best, None if first else same)
+
+
+def describe(choice: Choice, report: CheckReport) -> Iterator[str]:
+    """Lines that say what was chosen and what is expected of it."""
+    shown = ",".join(f"{ratio / max(choice.ratios):.3f}" for ratio in choice.ratios) if choice.ratios else "equal"
+    yield f"ratios of {len(report.machines)} ranks: {shown}"
+    yield f"expected with --allreduce {report.allreduce}: {_times(choice.expected, report.work)}"
+    equal = _times(choice.equal, report.work) if choice.equal else "some rank has not the memory for its shard"
+    yield f"with equal ratios: {equal}"
+
+
+def _times(prediction: Prediction, work: Work) -> str:
+    ttft, tpot = show_seconds(prediction.ttft), show_seconds(prediction.tpot)
+    return f"{ttft} to the first token of a prompt of {work.prompt_tokens} tokens, then {tpot} for each"
+
+
+def _try(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Prediction | UserError:
+    try:
+        return predict(given, machines, work)
+    except UserError as error:
+        return error
+
+
+def _abilities(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> list[Ability]:
+    head = given[0].head / machines[0].rates.vector  # for which all others wait
+    return [
+        _ability(
+            shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0)
+        )  # all wait for rank 0's head
+        for rank, (shard, machine) in enumerate(zip(given, machines, strict=True))
+    ]
+
+
+def _ability(shard: Shard, machine: Machine, idle: float) -> Ability:
+    room, largest = max(0, machine.budget - machine.taken - shard.fixed), max(shard.blocks.values())
+    return Ability(
+        room=room,
+        window=2 * largest,
+        read=machine.rates.read,
+        gemv=machine.rates.vector,
+        idle=idle,
+        most=shard.nbytes * room / largest,
+    )

@@ -1,0 +1,107 @@
+"""One slab being written: blocks in order, tensors in order, bytes in order."""
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+import torch
+import xxhash
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.model.blocks import EMBEDDING
+from tpi_mpi.weights.slab import PAGE, BlockExtent, Slab, TensorExtent
+from tpi_mpi.weights.slab_hdf5 import seal
+from weights_tools.splitting.staged_file import StagedFile
+
+# The buffers of all slabs together, and of each at least and at most.
+_BUFFERS = 64 * 1024**2
+_LEAST, _MOST = 1024**2, 4 * 1024**2
+
+
+class SlabWriter:
+    """Fills a slab that was laid out, and takes the checksums on the way.
+
+    For each block :meth:`begin` it, :meth:`append` the pieces of its tensors in their order, and :meth:`end` it.
+
+    threads: do the writing itself.
+    checksums: of the blocks that are complete, by name.
+    """
+
+    def __init__(self, slab: Slab, threads: Executor):
+        self.slab = slab
+        self.checksums: dict[str, str] = {}
+        own = _BUFFERS // slab.partition.size // PAGE * PAGE
+        self._file = StagedFile(slab.path, min(max(own, _LEAST), _MOST), threads)
+        self._row_checksums: list[int] = []
+
+    def begin(self, name: str) -> None:
+        self._extent: BlockExtent = self.slab.blocks[name]
+        self._tensors = {tensor.name: tensor for tensor in self._extent.tensors}
+        self._tensor: TensorExtent | None = None
+        self._position = self._extent.offset
+        self._hasher = xxhash.xxh3_64()
+        self._file.seek(self._extent.offset)
+
+    def append(self, tensor_name: str, piece: torch.Tensor) -> None:
+        """Writes the next rows of this rank's shard of a tensor, in the tensor's stored dtype."""
+        tensor = self._tensors[tensor_name]
+        if tensor is not self._tensor:
+            self._pad(tensor)
+        dtype = getattr(torch, tensor.dtype)
+        self._check_range(piece, dtype)
+        row_bytes = piece[0].numel() * dtype.itemsize
+        for rows in piece.split(max(1, self._file.room() // row_bytes)):
+            data = self._add(rows, dtype)
+            if self._extent.name == EMBEDDING:
+                row_ends = range(row_bytes, len(data) + 1, row_bytes)
+                self._row_checksums += [xxhash.xxh3_64_intdigest(data[end - row_bytes : end]) for end in row_ends]
+
+    def _check_range(self, piece: torch.Tensor, dtype: torch.dtype) -> None:
+        largest = torch.finfo(dtype).max
+        if torch.finfo(piece.dtype).max > largest and piece.abs().max() > largest:
+            raise UserError(
+                f"block {self._extent.name} has a weight of {piece.abs().max():.0f}, and {dtype} ends at "
+                f"{largest:.0f}; use --dtype keep, bfloat16 or float32"
+            )
+
+    def _pad(self, tensor: TensorExtent) -> None:
+        """Goes on to the next tensor: between them lie zeros."""
+        end = self._tensor.offset + self._tensor.nbytes if self._tensor else self._extent.offset
+        assert self._position == end, f"{self._tensor} is followed by another tensor before it is complete"
+        if tensor.offset > end:
+            self._add(torch.zeros(tensor.offset - end, dtype=torch.uint8), torch.uint8)
+        self._tensor = tensor
+
+    def _add(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
+        data = self._file.append(rows, dtype)
+        self._hasher.update(data)
+        self._position += len(data)
+        return data
+
+    def end(self) -> None:
+        """The block is complete."""
+        assert self._position == self._extent.stop, f"{self._extent.name} is not complete"
+        self._file.finish()
+        self.checksums[self._extent.name] = self._hasher.hexdigest()
+
+    def checksum_on_disk(self, name: str) -> str:
+        """The checksum of what the file holds of a block now."""
+        extent, hasher = self.slab.blocks[name], xxhash.xxh3_64()
+        with open(self.slab.path, "rb") as file:
+            file.seek(extent.offset)
+            left = extent.nbytes
+            while data := file.read(min(left, _MOST)):
+                hasher.update(data)
+                left -= len(data)
+        return hasher.hexdigest()
+
+    def seal(self, source_digest: str, links: Mapping[str, str]) -> None:
+        """Puts the checksums into the header and everything on the disk. The writer is closed afterwards."""
+        rows = np.array(self._row_checksums, dtype=np.uint64) if EMBEDDING in self.slab.blocks else None
+        checksums = {name: checksum for name, checksum in self.checksums.items() if name not in links}
+        self._file.sync()  # before HDF5 writes what may lie behind the last block on the same page
+        self.close()
+        seal(self.slab, checksums, source_digest, rows)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,82 @@
+"""A file that is written through an aligned buffer."""
+
+import mmap
+from concurrent.futures import Executor, Future, wait
+from pathlib import Path
+
+import torch
+
+from tpi_mpi.weights.slab import PAGE
+from weights_tools.common.direct_file import DirectFile
+
+
+class StagedFile:
+    """Writes ranges of an existing file, each in order from a page-aligned offset on.
+
+    One buffer is filled while the other is written. The last page of a range is filled up with zeros, so the next
+    range must begin on a later one.
+
+    capacity: bytes of each of two buffers, a multiple of the page.
+    threads: do the writing; an error of it is raised by a later call.
+    """
+
+    def __init__(self, path: Path, capacity: int, threads: Executor):
+        self._threads = threads
+        self._file = DirectFile(path, "split again")
+        self._capacity = capacity
+        self._buffer, self._other = mmap.mmap(-1, capacity), mmap.mmap(-1, capacity)  # aligned, for direct writes
+        self._offset, self._filled = 0, 0
+        self._writing: Future = threads.submit(lambda: None)
+
+    def seek(self, offset: int) -> None:
+        """Ends a range and begins another."""
+        self.finish()
+        assert offset % PAGE == 0, f"offset {offset} is not on a page"
+        self._offset = offset
+
+    def room(self) -> int:
+        """The most bytes that :meth:`append` takes at once."""
+        return self._capacity - PAGE
+
+    def append(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
+        """Adds some rows in the given dtype and C order; returns their bytes, valid until the next call."""
+        nbytes = rows.numel() * dtype.itemsize
+        assert nbytes <= self.room(), f"{nbytes} bytes do not fit a buffer for {self.room()}"
+        if self._filled + nbytes > self._capacity:
+            self._write(self._filled // PAGE * PAGE)
+        start = self._filled
+        staged = torch.frombuffer(self._buffer, dtype=dtype, count=rows.numel(), offset=start)
+        staged.view(rows.shape).copy_(rows)
+        self._filled += nbytes
+        return memoryview(self._buffer)[start : self._filled]
+
+    def finish(self) -> None:
+        """Ends a range: has written what is still in the buffer."""
+        whole = -(-self._filled // PAGE) * PAGE
+        self._buffer[self._filled : whole] = bytes(whole - self._filled)
+        self._filled = whole
+        if whole:
+            self._write(whole)
+
+    def sync(self) -> None:
+        """Returns when everything is on the disk."""
+        self.finish()
+        self._writing.result()
+        self._file.sync()
+
+    def close(self) -> None:
+        """Leaves out what is still in the buffer."""
+        wait([self._writing])
+        self._file.close()
+
+    def _write(self, count: int) -> None:
+        """Has whole pages written from the buffer's start; what is behind them begins the other buffer."""
+        self._writing.result()
+        self._other[: self._filled - count] = self._buffer[count : self._filled]
+        self._writing = self._threads.submit(self._write_out, self._buffer, count, self._offset)
+        self._buffer, self._other = self._other, self._buffer
+        self._offset, self._filled = self._offset + count, self._filled - count
+
+    def _write_out(self, buffer: mmap.mmap, count: int, offset: int) -> None:
+        with memoryview(buffer) as view:
+            self._file.write(view[:count], offset)

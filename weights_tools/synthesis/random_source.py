@@ -1,0 +1,145 @@
+"""Random tensors of a published shape: as a source that slabs are cut from, or as a checkpoint."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.files import partial_name, publish, replace_file
+from tpi_mpi.model.blocks import blocks_of, sources_of
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights.slab import ITEMSIZE
+from weights_tools.common.progress import bytes_bar
+from weights_tools.common.target_directory import write_small_files
+from weights_tools.splitting.checkpoint import INDEX, PIECE, SINGLE
+
+_SHARD_BYTES = 1024**3
+# All weights are taken from one random sequence. Its length is a prime, so that no row of a matrix repeats another.
+_POOL = 4194301
+
+
+class RandomSource:
+    """Tensors of a config's shapes, the same for the same seed whatever pieces they are read in."""
+
+    def __init__(self, name: str, config: ModelConfig, dtype: str, seed: int):
+        self.name = name
+        self.config = config
+        self.ignored_keys = ()
+        self.shapes = sources_of(config, Partition.of(config, 1))
+        self.dtypes = dict.fromkeys(self.shapes, dtype)
+        self._seed = seed
+        values = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32) * 0.02
+        self._pool = torch.from_numpy(values).to(getattr(torch, dtype))
+
+    def fingerprint(self) -> object:
+        return {"random": self._seed}
+
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+        shape = self.shapes[name]
+        width = shape[1] if len(shape) > 1 else 1
+        step = max(1, PIECE // (width * 4))
+        for first in range(start, stop, step):
+            rows = min(first + step, stop) - first
+            values = self._values(name, first * width, rows * width)
+            yield values.view(rows, width) if len(shape) > 1 else values
+
+    def whole(self, name: str) -> torch.Tensor:
+        return torch.cat(list(self.pieces(name, 0, self.shapes[name][0])))
+
+    def _values(self, name: str, start: int, count: int) -> torch.Tensor:
+        if name.endswith("norm.weight"):
+            return torch.ones(count, dtype=self._pool.dtype)
+        start = (start + xxhash.xxh3_64_intdigest(name.encode())) % _POOL
+        turns = -(-(start + count) // _POOL)
+        return self._pool.repeat(turns)[start : start + count] if turns > 1 else self._pool[start : start + count]
+
+
+def layer_links(config: ModelConfig, partition: Partition, unique: int | None) -> Mapping[str, str]:
+    """The blocks of the layers from ``unique`` on, each with the block of the same kind that it is a link to."""
+    if unique is None:
+        return {}
+    if unique < 1:
+        raise UserError(f"--unique-layers is {unique}; at least 1 is needed")
+    layers = [block for block in blocks_of(config, partition) if block.layer is not None]
+    originals = {(block.kind, block.layer): block.name for block in layers if block.layer < unique}
+    return {block.name: originals[block.kind, block.layer % unique] for block in layers if block.layer >= unique}
+
+
+def write_checkpoint(source: RandomSource, target: Path) -> None:
+    """In ordinary Hugging Face layout: shards of about a gigabyte, their index, config.json, a tokenizer."""
+    from safetensors.torch import save_file
+
+    write_small_files_of(source.config, target)
+    _remove_weights(target)
+    shards = _shards(source)
+    total = sum(_nbytes(source, name) for name in source.shapes)
+    with bytes_bar(total, "synth") as bar:
+        for file, tensors in shards.items():
+            temporary = partial_name(target / file)
+            save_file({name: source.whole(name) for name in tensors}, temporary, metadata={"format": "pt"})
+            temporary.chmod(0o644)  # safetensors makes it readable by its owner only
+            publish(target / file)
+            bar.update(sum(_nbytes(source, name) for name in tensors))
+    if len(shards) > 1:
+        files = {tensor: file for file, tensors in shards.items() for tensor in tensors}
+        replace_file(target / INDEX, json.dumps({"metadata": {"total_size": total}, "weight_map": files}, indent=2))
+
+
+def _remove_weights(target: Path) -> None:
+    """What an earlier checkpoint left: its index would name files of two checkpoints."""
+    for path in [target / INDEX, *target.glob("model*.safetensors")]:
+        path.unlink(missing_ok=True)
+
+
+def _shards(source: RandomSource) -> dict[str, list[str]]:
+    """The tensors of each file, by the file's name."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in source.shapes:
+        if shards[-1] and size + _nbytes(source, name) > _SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += _nbytes(source, name)
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    return {f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors": tensors for i, tensors in enumerate(shards)}
+
+
+def _nbytes(source: RandomSource, name: str) -> int:
+    return int(np.prod(source.shapes[name])) * ITEMSIZE[source.dtypes[name]]
+
+
+def write_small_files_of(config: ModelConfig, target: Path) -> None:
+    """config.json, and a tokenizer."""
+    files = {"config.json": (json.dumps(dict(config.keys), indent=2) + "\n").encode()}
+    tokenizer = _tokenizer(config)
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer.encode()
+    write_small_files(target, files)
+
+
+def _tokenizer(config: ModelConfig) -> str | None:
+    """A token for each byte, so that any text can be a prompt; ids beyond those decode to nothing.
+
+    None where the vocabulary is too small for that.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = set(config.eos_token_id)
+    free = (token_id for token_id in range(config.vocab_size) if token_id not in special)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if config.vocab_size < len(alphabet) + len(special):
+        return None
+    vocabulary = dict(zip(alphabet, free, strict=False))
+    vocabulary |= {f"<end-{token_id}>": token_id for token_id in special}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(f"<end-{token_id}>", special=True) for token_id in sorted(special)])
+    return tokenizer.to_str(pretty=True)

@@ -1,0 +1,102 @@
+"""A rank's slab on its way into its place."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import xxhash
+
+from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.common.files import partial_name, publish
+from weights_tools.common.direct_file import DirectFile
+from weights_tools.transfer.extents import Chunk, Extent, absent_from, is_of
+
+
+class ReceivedFile:
+    """A slab that is written under its partial name, and gets its own when every byte of it was verified.
+
+    Of what an interrupted scatter left, a extent is believed where its bytes have the source's checksum, and
+    nothing else is: no journal can claim what a power failure took back.
+
+    path: where the slab belongs. A file that is there stays until the new one is complete.
+    source: rank 0's file, for messages.
+    extents: what that consists of.
+    missing: those that have to be sent. None are where the slab is in its place, or an interrupted scatter ended
+        just before it was.
+    moved: called whenever the disk has done a bit of what takes long.
+    placed: whether the slab is in its place.
+    """
+
+    def __init__(self, path: Path, source: str, extents: Sequence[Extent], moved: Callable[[], None] = lambda: None):
+        self.path = path.resolve()  # a link goes on leading to the file
+        self.source = source
+        self.extents = tuple(extents)
+        self.missing = self.extents
+        self.placed = False
+        self._moved = moved
+        self._partial = partial_name(self.path)
+        self._file: DirectFile | None = None
+
+    @property
+    def left_over(self) -> int:
+        """Bytes that an interrupted scatter left."""
+        return self._partial.stat().st_size if self._partial.is_file() else 0
+
+    @property
+    def lacking(self) -> int:
+        """Bytes of the disk that the file will take in addition to those that it has."""
+        if self._file is None:
+            return 0
+        return max(0, self.extents[-1].stop - os.stat(self._partial).st_blocks * 512)
+
+    def examine(self, verify: bool) -> None:
+        """Finds out what is there already; with ``verify``, a slab in its place is read, and not only its header.
+
+        Raises UserError where the file cannot be written.
+        """
+        try:
+            self.placed = is_of(self.path, self.extents)
+            if self.placed and not (verify and absent_from(self.path, self.extents, self._moved)):
+                self.missing = ()
+                return
+            self.placed = False
+            self.missing = absent_from(self._partial, self.extents, self._moved)
+            self._open()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}; name another directory") from None
+
+    def _open(self) -> None:
+        os.close(os.open(self._partial, os.O_WRONLY | os.O_CREAT, 0o666))
+        os.truncate(self._partial, min(os.stat(self._partial).st_size, self.extents[-1].stop))
+        self._file = DirectFile(self._partial, "scatter again")
+
+    def take(self, chunk: Chunk, data: memoryview) -> None:
+        """Writes a chunk of a missing extent; chunks come in their order.
+
+        Raises TpiError, before the last chunk of a extent is written, where the whole has not the checksum that
+        the source's header tells.
+        """
+        if chunk.start == chunk.extent.start:
+            self._hasher = xxhash.xxh3_64()
+        self._hasher.update(data)
+        if chunk.stop == chunk.extent.stop and self._hasher.hexdigest() != chunk.extent.checksum:
+            raise TpiError(
+                f"block {chunk.extent.name} of slab {self.source} on rank 0 has checksum {self._hasher.hexdigest()} "
+                f"instead of {chunk.extent.checksum}: its bytes were altered; split again"
+            )
+        self._file.write(data, chunk.start)
+
+    def place(self) -> None:
+        """Gives the slab, all of which has been taken, its name, once it is on the disk."""
+        if self._file is None:
+            return
+        self._file.sync()
+        self.close()
+        publish(self.path)
+        self.placed = True
+
+    def close(self) -> None:
+        """What has been taken stays, for the next time."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

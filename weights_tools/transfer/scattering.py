@@ -1,0 +1,197 @@
+"""All slabs on their way to the machines of their ranks."""
+
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from tpi_mpi.comm.polling import take_turns, wait
+from tpi_mpi.comm.world import ROOT, World
+from tpi_mpi.common.errors import TpiError, UserError, say
+from tpi_mpi.common.options import ScatterOptions
+from tpi_mpi.common.threads import threads
+from tpi_mpi.common.units import GIB, format_size
+from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, open_slabs, slab_path
+from weights_tools.common.progress import bytes_bar
+from weights_tools.common.target_directory import (
+    check_room,
+    prepare_for_scatter,
+    read_small_files,
+    write_small_files,
+)
+from weights_tools.transfer.disk_threads import DiskThreads
+from weights_tools.transfer.extents import Chunk, Extent, chunks_of, extents_of, total
+from weights_tools.transfer.received_file import ReceivedFile
+from weights_tools.transfer.stream import SourceFile, copy, receive, send
+
+# Threads of rank 0 that read; there are as many slabs at once as ranks.
+_READERS = 2
+# What takes a machine longer to read is worth a line.
+_READ_IN_NO_TIME = GIB
+
+
+def scatter(world: World, options: ScatterOptions) -> None:
+    """Brings every rank's slab, and the small files, into the directory ``target`` on its machine.
+
+    Called by all ranks together. Stops all of them before anything is sent where there are not as many slabs as
+    ranks, or one of them cannot write, or has too little room.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(world.doing(lambda: "taking its slab" if world.rank else "sending slabs"))
+        readers, writers = stack.enter_context(threads(_READERS, "read")), stack.enter_context(threads(1, "write"))
+        silence = options.deadline.silence
+        scattering = _Scattering(
+            world,
+            options,
+            reading=DiskThreads(readers, options.slabs, silence),
+            writing=DiskThreads(writers, options.target, silence),
+        )
+        scattering.run()
+
+
+class _Offer(NamedTuple):
+    """What rank 0 has for a rank: the file's path, and what it consists of."""
+
+    source: str
+    extents: tuple[Extent, ...]
+
+
+class _Scattering:
+    """One call of :func:`scatter`. reading: rank 0's slabs. writing: this rank's directory; by one thread, in order."""
+
+    def __init__(self, world: World, options: ScatterOptions, reading: DiskThreads, writing: DiskThreads):
+        self.world, self.options, self.reading, self.writing = world, options, reading, writing
+
+    def run(self) -> None:
+        began = time.perf_counter()
+        world, offers = self.world, self.offers()
+        path = slab_path(self.options.target, world.rank)
+        with closing(ReceivedFile(path, *offers[world.rank], self.writing.patience.moved)) as file:
+            with world.agreed():
+                self.writing.run(self.examine, file)
+            self.check_room(file)
+            self.tell_what_is_there(file)
+            sent = self.transfer(offers, file)
+            with world.agreed():
+                self.writing.run(file.place)
+        self.give_small_files()
+        if world.is_root:
+            seconds = time.perf_counter() - began
+            say(f"{world.size} slabs are in their place; {format_size(sent)} sent in {seconds:.1f} s")
+
+    def offers(self) -> list[_Offer]:
+        """In rank order, on every rank."""
+        offers: list[_Offer] = []
+        with self.world.agreed():
+            if self.world.is_root:
+                offers = self.reading.run(self.read_offers)
+        offers = self.world.broadcast(offers)
+        return [_Offer(source, tuple(Extent(*values) for values in rest)) for source, rest in offers]
+
+    def read_offers(self) -> list[_Offer]:
+        Manifest.load(self.options.slabs).check_size(self.world.size)
+        return [_Offer(str(slab.path), extents_of(slab)) for slab in open_slabs(self.options.slabs)]
+
+    def examine(self, file: ReceivedFile) -> None:
+        prepare_for_scatter(self.options.target)
+        if file.left_over > _READ_IN_NO_TIME:
+            say(f"rank {self.world.rank} on {self.world.host} reads {format_size(file.left_over)} that are there")
+        file.examine(self.options.verify)
+
+    def check_room(self, file: ReceivedFile) -> None:
+        """Stops all ranks where a disk has less room than all ranks that write to it need."""
+        target, world = self.options.target, self.world
+        disk = [world.host, os.stat(target).st_dev]
+        free, needed = shutil.disk_usage(target).free, file.lacking
+        claims: Counter = Counter()
+        for *owner, claim in world.broadcast(world.gather([*disk, needed])):
+            claims[tuple(owner)] += claim
+        with world.agreed():
+            if needed:
+                check_room(target, claims[tuple(disk)], free)
+
+    def tell_what_is_there(self, file: ReceivedFile) -> None:
+        """On rank 0: a line about what is not going to be sent."""
+        size, missing = total(file.extents), total(file.missing)
+        found = self.world.gather([file.placed, size, size - missing])
+        if not self.world.is_root:
+            return
+        placed = sum(placed for placed, _, _ in found)
+        if placed:
+            say(f"{placed} of {self.world.size} slabs are in their place already")
+        there = sum(there for placed, _, there in found if not placed)
+        if there:
+            whole = sum(size for placed, size, _ in found if not placed)
+            say(f"an interrupted scatter is resumed: {format_size(there)} of {format_size(whole)} are there")
+
+    def transfer(self, offers: Sequence[_Offer], file: ReceivedFile) -> int:
+        """Sends, to each rank, what it lacks. Returns how many bytes that were, on rank 0."""
+        lacking, world = set(file.missing), self.world
+        wanted = world.gather([index for index, extent in enumerate(file.extents) if extent in lacking])
+        if world.is_root:
+            missing = [[offer.extents[index] for index in own] for offer, own in zip(offers, wanted, strict=True)]
+            return self.serve(offers, missing, file)
+        try:
+            take_turns([receive(world.comm, file, chunks_of(file.missing), self.writing)], world.comm)
+        except TpiError:
+            sys.stderr.write("\n")  # rank 0's bar has not ended its line
+            raise
+        return 0
+
+    def serve(self, offers: Sequence[_Offer], missing: Sequence, file: ReceivedFile) -> int:
+        """Rank 0's part: the missing extents of every rank's slab, those of its own too."""
+        nbytes = sum(map(total, missing))
+        if not nbytes:
+            return 0
+        with ExitStack() as stack:
+            bar = stack.enter_context(bytes_bar(nbytes, "scatter"))
+            sources = [stack.enter_context(closing(SourceFile(Path(offer.source)))) for offer in offers]
+
+            def sent(chunk: Chunk) -> None:
+                bar.update(chunk.nbytes)
+
+            tasks = [copy(sources[0], file, chunks_of(missing[0]), self.reading, self.writing, sent)]
+            for rank in range(1, self.world.size):
+                tasks.append(send(self.world.comm, rank, sources[rank], chunks_of(missing[rank]), self.reading, sent))
+            take_turns(tasks, self.world.comm)
+        return nbytes
+
+    def give_small_files(self) -> None:
+        """Gives every rank's directory the small files of rank 0's slabs, and no others; the manifest last."""
+        files: dict[str, bytes] = {}
+        with self.world.agreed():
+            if self.world.is_root:
+                files = self.reading.run(self.read_small_files)
+        files = self.broadcast(files)
+        with self.world.agreed():  # some ranks may share a directory
+            self.writing.run(write_small_files, self.options.target, files, f".{self.world.rank}")
+
+    def read_small_files(self) -> dict[str, bytes]:
+        try:
+            manifest = (self.options.slabs / MANIFEST).read_bytes()
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read: {error.strerror}; split again") from None
+        return {**read_small_files(self.options.slabs), MANIFEST: manifest}
+
+    def broadcast(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        """Rank 0's files, on every rank."""
+        content = bytearray().join(files.values())
+        digest = xxhash.xxh3_64_hexdigest(content)
+        sizes, digest = self.world.broadcast([[(name, len(data)) for name, data in files.items()], digest])
+        if not self.world.is_root:
+            content = bytearray(sum(size for _, size in sizes))
+        wait([self.world.comm.Ibcast(content, ROOT)])
+        if xxhash.xxh3_64_hexdigest(content) != digest:
+            raise TpiError("a message of rank 0 was altered on its way; scatter again, what has arrived stays")
+        received, start = {}, 0
+        for name, size in sizes:
+            received[name] = bytes(content[start : start + size])
+            start += size
+        return received

@@ -1,0 +1,133 @@
+"""A slab on its way from rank 0's disk to the disk of the machine that its rank runs on.
+
+    rank 0                                             rank r
+    the extents of r's slab     ── checksums ──▶     which of them does this disk hold?
+    begins to read the others     ◀── missing ───
+                                  ──── chunk ────▶     is it as it was sent, and every extent that ends with it
+    reads the next                ──── chunk ────▶     as the source's header says? writes it
+                                  ──── chunk ────▶     writes the next
+                                                       all there: synced, and given its name
+
+A chunk travels with its checksum behind it. The chunks of a slab go in order through a few buffers on each side, and
+a send is complete when its rank has taken it: a slow disk or link holds up its own slab alone, and nothing is ever
+kept beyond these buffers. All slabs are sent at once, so that slow disks are slow at the same time.
+"""
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import xxhash
+
+from tpi_mpi.comm.tags import Tag
+from tpi_mpi.comm.world import ROOT
+from tpi_mpi.common.errors import TpiError
+from tpi_mpi.weights.slab import PAGE
+from weights_tools.transfer.disk_threads import DiskThreads, Question
+from weights_tools.transfer.extents import CHUNK, Chunk
+from weights_tools.transfer.received_file import ReceivedFile
+
+# Buffers of a slab on each side, and how many of them are being filled at once.
+_BUFFERS, _FILLING = 4, 2
+_CHECKSUM_BYTES = 8
+
+Step = Callable[[Chunk, memoryview], Question]
+
+
+class SourceFile:
+    """A slab on rank 0 that is read in chunks. May be read by several threads."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, chunk: Chunk, buffer: memoryview) -> None:
+        """Fills the buffer with a chunk and its checksum. Raises TpiError where the disk cannot deliver it."""
+        done = 0
+        while done < chunk.nbytes:
+            try:
+                count = os.preadv(self._descriptor, [buffer[done : chunk.nbytes]], chunk.start + done)
+            except OSError as error:
+                raise TpiError(f"slab {self._path} cannot be read: {error.strerror}") from None
+            if count == 0:
+                raise TpiError(f"slab {self._path} was truncated while it was sent; split again")
+            done += count
+        buffer[chunk.nbytes : chunk.nbytes + _CHECKSUM_BYTES] = _checksum(buffer[: chunk.nbytes])
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, chunk.start, chunk.nbytes, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def send(
+    comm, rank: int, source: SourceFile, chunks: Sequence[Chunk], reading: DiskThreads, sent
+) -> Iterator[Question]:
+    """Rank 0's side. ``sent`` is called with every chunk that has been taken."""
+
+    def read(chunk: Chunk, buffer: memoryview) -> Question:
+        return reading.begin(source.read, chunk, buffer)
+
+    def give(chunk: Chunk, buffer: memoryview) -> Question:
+        return comm.Issend(buffer[: chunk.nbytes + _CHECKSUM_BYTES], rank, Tag.CHUNK).Test
+
+    return _pass_on(chunks, read, give, sent)
+
+
+def receive(comm, file: ReceivedFile, chunks: Sequence[Chunk], writing: DiskThreads) -> Iterator[Question]:
+    """The side of any other rank. ``writing`` has one thread, so that chunks are taken in order."""
+
+    def accept(chunk: Chunk, buffer: memoryview) -> Question:
+        return comm.Irecv(buffer[: chunk.nbytes + _CHECKSUM_BYTES], ROOT, Tag.CHUNK).Test
+
+    def write(chunk: Chunk, buffer: memoryview) -> Question:
+        return writing.begin(_write, file, chunk, buffer)
+
+    return _pass_on(chunks, accept, write, lambda chunk: None)
+
+
+def copy(
+    source: SourceFile, file: ReceivedFile, chunks: Sequence[Chunk], reading: DiskThreads, writing: DiskThreads, sent
+) -> Iterator[Question]:
+    """Both sides, for rank 0's own slab."""
+
+    def read(chunk: Chunk, buffer: memoryview) -> Question:
+        return reading.begin(source.read, chunk, buffer)
+
+    def write(chunk: Chunk, buffer: memoryview) -> Question:
+        return writing.begin(_write, file, chunk, buffer)
+
+    return _pass_on(chunks, read, write, sent)
+
+
+def _pass_on(chunks: Sequence[Chunk], fill: Step, empty: Step, done: Callable[[Chunk], None]) -> Iterator[Question]:
+    """Passes chunks through buffers that are used in turn. Yields each thing that has to be complete before it goes on.
+
+    fill, empty: begin to fill a buffer, or to empty it.
+    """
+    buffers = [memoryview(mmap.mmap(-1, CHUNK + PAGE)) for _ in range(min(_BUFFERS, len(chunks)))]  # on pages
+    filled: dict[int, Question] = {}
+    emptied: dict[int, Question] = {}
+    for index in range(len(chunks) + _BUFFERS):
+        before = index - _BUFFERS
+        if before >= 0:
+            yield emptied.pop(before)
+            done(chunks[before])
+        if index < len(chunks):
+            filled[index] = fill(chunks[index], buffers[index % _BUFFERS])
+        ready = index - _FILLING
+        if 0 <= ready < len(chunks):
+            yield filled.pop(ready)
+            emptied[ready] = empty(chunks[ready], buffers[ready % _BUFFERS])
+
+
+def _write(file: ReceivedFile, chunk: Chunk, buffer: memoryview) -> None:
+    data = buffer[: chunk.nbytes]
+    if _checksum(data) != buffer[chunk.nbytes : chunk.nbytes + _CHECKSUM_BYTES]:
+        raise TpiError("a message of rank 0 was altered on its way; scatter again, what has arrived stays")
+    file.take(chunk, data)
+
+
+def _checksum(data: memoryview) -> bytes:
+    return xxhash.xxh3_64_digest(data)
