@@ -43,3 +43,27 @@ def test_a_choice_is_said_in_one_line():
         "allreduce direct for up to 3 tokens at once, reduce-scatter for more: links take 1.01 ms and 36 MB/s"
     )
     assert describe({"link": None, "up_to_rows": 9, "trials": [trials[0]]}) == "allreduce direct"
+
+
+def two_trials(measured: dict[int, str], factor: float) -> list[Trial]:
+    """Of one row and of 256, 4096 wide, on four ranks with 3 ms and 300 Mbit/s.
+
+    measured: by the rows, the exchange that was tried, which took so many times what the links promise.
+    """
+    link, trials = Link(3e-3, 300e6 / 8), []
+    for rows, name in measured.items():
+        nbytes = 4 * 4096 * rows
+        expected = {other: expected_seconds(other, 4, link, nbytes) for other in ("star", "direct", "reduce-scatter")}
+        trials.append(Trial(rows, nbytes, expected, {name: factor * expected[name]}))
+    return trials
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0, 2.0, 10.0])
+@pytest.mark.parametrize("slow", [0, 1, None])
+def test_measured_times_that_contradict_the_expected_ones_leave_the_choice_among_the_rows(factor, slow):
+    names = {1: "direct", 256: "reduce-scatter"}
+    few, many = two_trials(names, factor)
+    if slow is not None:  # the other one is as it was expected
+        as_expected = two_trials(names, 1.0)
+        few, many = (few, as_expected[1]) if slow == 0 else (as_expected[0], many)
+    assert 1 <= crossing(few, many) <= 256

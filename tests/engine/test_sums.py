@@ -1,6 +1,7 @@
 """Sums go on behind what the caller does, and are there when they are asked for."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -66,3 +67,24 @@ def test_what_stops_a_sum_is_raised_where_it_is_asked_for(gated):
         sums.add_later("block", states, torch.ones(1, 3))
         with pytest.raises(RuntimeError, match="no such rank"):
             sums.settle(states)
+
+
+def test_an_error_waits_for_no_sum_and_frees_nothing_that_one_may_still_use(gated):
+    def add_and_fail() -> None:
+        with Sums(gated, Idle(), Trace()) as sums:
+            sums.add_later("block", torch.zeros(1, 3), torch.ones(1, 3))
+            raise KeyError("the caller's own")
+
+    began = time.monotonic()
+    with pytest.raises(KeyError, match="the caller's own"):
+        add_and_fail()
+    assert time.monotonic() - began < 5
+    assert not gated.freed
+
+
+def test_requests_are_freed_when_all_sums_are_made(gated):
+    gated.gate.set()
+    with Sums(gated, Idle(), Trace()) as sums:
+        sums.add_later("block", torch.zeros(1, 3), torch.ones(1, 3))
+    assert gated.done == 1
+    assert gated.freed
