@@ -14,6 +14,7 @@ from tpi_mpi.common.options import (
     MachineOptions,
     SamplingOptions,
 )
+from weights_tools.scatter import parse_scatter
 
 
 def test_defaults_are_greedy_and_automatic():
@@ -98,3 +99,11 @@ def test_one_stop_text_may_be_given_without_a_list():
     assert SamplingOptions().override({"stop": "end"}).stop == ("end",)
     with pytest.raises(UserError, match="a text or a list of texts"):
         SamplingOptions().override({"stop": 7})
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "0", "-3", "0.5"])
+def test_a_timeout_is_a_number_of_seconds(timeout):
+    with pytest.raises(UserError, match=f"--timeout is {float(timeout)}; at least 1 is needed"):
+        parse_generate(["slabs", "--prompt", "a", "--timeout", timeout])
+    with pytest.raises(UserError, match=f"--timeout is {float(timeout)}; at least 1 is needed"):
+        parse_scatter(["slabs", "target", "--timeout", timeout])

@@ -14,7 +14,7 @@ from tpi_mpi.common.units import format_size, parse_size
         ("1.5 MiB", 1024**2 * 3 // 2),
         ("800mb", 800 * 1000**2),
         ("7KiB", 7 * 1024),
-        ("12", 12),
+        ("4194304", 4 * 1024**2),
         ("2TiB", 2 * 1024**4),
     ],
 )
@@ -25,6 +25,12 @@ def test_sizes_are_read(text, size):
 @pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "0", "3 pounds", "1e3", "3GiBs", "nan", "0.1"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UserError, match="as in 3GiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["1.5", "12", "1048575"])
+def test_few_bytes_without_a_unit_are_a_mistake(text):
+    with pytest.raises(UserError, match=f"size '{text}' has no unit; add KiB, MiB, GiB, KB, MB or GB, as in 3GiB"):
         parse_size(text)
 
 

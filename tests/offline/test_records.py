@@ -72,3 +72,15 @@ def test_a_file_without_an_end_of_line_is_refused_and_left_alone(tmp_path):
 def test_a_directory_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         Records(tmp_path / "no" / "out.jsonl")
+
+
+def test_two_runs_cannot_write_one_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with Records(path) as records:
+        records.write(record(PROMPTS[0]))
+        with pytest.raises(UserError, match=r"out\.jsonl is being written by another run; wait until that has ended"):
+            Records(path)
+        records.write(record(PROMPTS[1]))
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [1, "b"]
+    with Records(path) as records:
+        assert records.remaining(PROMPTS) == [PROMPTS[2]]

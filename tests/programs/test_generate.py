@@ -1,6 +1,7 @@
 """The main program as a user runs it: text, files, options, mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -255,3 +256,27 @@ def test_every_sampling_option_may_be_given_in_a_prompts_file(demo_slabs, tmp_pa
     write_prompts(tmp_path / "p.jsonl", {"prompt": "Hi", **values, "stop": ["x"]})
     finished = generate(demo_slabs(1), "--prompts", tmp_path / "p.jsonl", check=True)
     assert len(read_records(finished.stdout)[0]["token_ids"]) <= 2
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_standard_input_that_is_no_utf_8_is_a_mistake(ranks, demo_slabs):
+    prompts = '{"prompt": "Stra\xdfe"}\n'.encode("latin-1")
+    finished = generate(demo_slabs(ranks or 1), "--prompts", "-", ranks=ranks, input=prompts, text=False)
+    assert (finished.returncode, finished.stdout) == (2, b"")
+    assert b"standard input cannot be read as UTF-8: " in finished.stderr
+    assert b"Traceback" not in finished.stderr
+
+
+def test_a_key_that_was_ignored_is_warned_of_at_every_run(demo, tmp_path):
+    checkpoint = shutil.copytree(demo, tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "tuned_by": "me"}))
+    arguments = [checkpoint, tmp_path / "slabs", "--ranks", 2]
+    refused = run_module("weights_tools.split", *arguments)
+    assert (refused.returncode, "--ignore-key tuned_by" in refused.stderr) == (2, True)
+    run_module("weights_tools.split", *arguments, "--ignore-key", "tuned_by", check=True)
+    assert json.loads((tmp_path / "slabs" / "manifest.json").read_text())["ignored_keys"] == ["tuned_by"]
+    finished = generate(tmp_path / "slabs", "--prompt", "Hi", "--max-new-tokens", 2, ranks=2)
+    assert finished.returncode == 0, finished.stderr
+    assert "tpi_mpi: warning: these slabs were split with --ignore-key tuned_by" in finished.stderr
+    run_module("weights_tools.verify", tmp_path / "slabs", "--checkpoint", checkpoint, check=True)

@@ -15,7 +15,7 @@ GIB = 1024**3
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size such as ``3GiB``, ``800 MB`` or ``1.5gib``; a bare number is bytes.
+    """Bytes in a size such as ``3GiB``, ``800 MB`` or ``1.5gib``; a bare number is bytes, a mebibyte or more.
 
     Raises UserError for anything else, zero and negative sizes included.
     """
@@ -24,6 +24,8 @@ def parse_size(text: str) -> int:
     size = int(float(match[1]) * factor) if factor else 0
     if size < 1:
         raise UserError(f"size {text!r} is not a positive number with KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
+    if not match[2] and size < MIB:  # who writes 1.5 does not mean a byte
+        raise UserError(f"size {text!r} has no unit; add KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
     return size
 
 

@@ -99,13 +99,14 @@ class Batch:
         options = self._options
         if options.prompt is not None:
             return [Prompt(1, options.prompt, None, options.sampling)]
-        if options.prompts == "-":
-            return read_prompts(read_lines(), "standard input", options.sampling)
         try:
+            if options.prompts == "-":
+                return read_prompts(read_lines(), "standard input", options.sampling)
             with open(options.prompts, encoding="utf-8") as lines:
                 return read_prompts(lines, options.prompts, options.sampling)
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"prompts file {options.prompts} cannot be read: {error}") from None
+            origin = "standard input" if options.prompts == "-" else f"prompts file {options.prompts}"
+            raise UserError(f"{origin} cannot be read as UTF-8: {error}; give one JSON object a line") from None
 
     def _load_tokenizer(self, prompts: Sequence[Prompt]) -> Tokenizer | None:
         """The tokenizer; None where there is none and no prompt needs one."""

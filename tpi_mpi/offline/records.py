@@ -1,5 +1,6 @@
 """The output file: one JSON object a finished request, each on the disk before the next one begins."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ _START = b'{"id": '
 class Records:
     """Appends records to a file; a run that was interrupted finds there what it has already done.
 
-    A context manager. Raises UserError where the file cannot be written, or is not such a file.
+    A context manager. Raises UserError where the file cannot be written, is not such a file, or another run has it.
     """
 
     def __init__(self, path: Path):
@@ -24,7 +25,23 @@ class Records:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
-        self._answered = self._recover()
+        try:
+            self._lock()
+            self._answered = self._recover()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        """Keeps the file for this run: two of them would write every answer twice, and cut off each other's."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self._path} is being written by another run; wait until that has ended, or name another file"
+            ) from None
+        except OSError:
+            pass  # not every network filesystem knows locks
 
     def _recover(self) -> dict[str | int, dict]:
         """Reads the records that are there; drops a last line that was cut off while it was written."""

@@ -23,7 +23,8 @@ def read_lines() -> Iterator[str]:
     """The lines of standard input."""
     source = _launchers_input()
     if source is None:
-        yield from sys.stdin
+        with open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as lines:  # whatever the locale says
+            yield from lines
     elif stat.S_ISFIFO(os.fstat(source).st_mode):
         with closing(_Forwarded(source)) as lines:
             yield from lines
