@@ -184,6 +184,33 @@ def test_what_is_not_understood_is_refused(changes, words):
     assert str(refusal.value).startswith("config.json ")
 
 
+def test_keys_that_begin_with_an_underscore_are_transformers_own():
+    assert read(_model_name_or_path="/home/me/model", _anything_else={"a": 1}).hidden_size == LLAMA["hidden_size"]
+
+
+def test_a_key_that_is_not_understood_may_be_ignored_by_name():
+    with pytest.raises(UserError, match="if you know that it changes nothing, split with --ignore-key tuned_by"):
+        read(tuned_by="me")
+    config = ModelConfig.from_keys({**LLAMA, "tuned_by": "me"}, ignored=["tuned_by"])
+    assert config == read()
+    assert "tuned_by" not in config.keys
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("rms_norm_eps", "'rms_norm_eps', which is understood and cannot be ignored"),
+        ("quantization_config", "'quantization_config', which is understood and cannot be ignored"),
+        ("architectures", "'architectures', which is understood and cannot be ignored"),
+        ("spelt_wrong", "has no key 'spelt_wrong' to ignore"),
+    ],
+)
+def test_only_what_is_there_and_not_understood_may_be_ignored(key, words):
+    keys = {**LLAMA, "rms_norm_eps": 1e-5, "quantization_config": {"bits": 4}, "architectures": ["A"]}
+    with pytest.raises(UserError, match=words):
+        ModelConfig.from_keys(keys, ignored=[key])
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "does not exist"), ("{", "as JSON"), ("[]", "not a JSON object")]
 )

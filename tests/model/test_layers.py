@@ -66,3 +66,13 @@ def test_activations_are_those_of_transformers(name):
 
     gate, up = random(3, 8), random(3, 8, seed=1)
     torch.testing.assert_close(layers.gated(name, gate, up), ACT2FN[name](gate) * up)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16])
+@pytest.mark.parametrize("fast", [True, False])
+def test_states_are_rounded_to_the_weights_dtype_however_many_rows_there_are(monkeypatch, dtype, rows, fast):
+    monkeypatch.setattr(layers, "_multiplies_fast", lambda dtype: fast)  # as with AVX-512, and as without
+    weight = torch.tensor([[1.0, -1.0] * 8] * 3).to(dtype)
+    states = torch.tensor([[1 + torch.finfo(dtype).eps / 4, 1.0] * 8] * rows)  # rounded, all of them are 1
+    assert torch.equal(linear(states, weight), torch.zeros(rows, 3))
