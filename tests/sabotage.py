@@ -47,6 +47,8 @@ def sabotage(kind: str) -> None:
         healthy, began = pages.populate, time.monotonic()
         late = lambda: time.monotonic() - began > 3  # noqa: E731
         pages.populate = lambda *where: errno.EIO if late() else healthy(*where)
+    elif kind == "hang-early":  # while libraries are imported
+        pages.populate = lambda *where: time.sleep(3600)
     elif kind == "hang":
         healthy, began = pages.populate, time.monotonic()
         pages.populate = lambda *where: time.sleep(3600) if time.monotonic() - began > 3 else healthy(*where)

@@ -35,9 +35,9 @@ def prompts(tmp_path) -> Path:
     return path
 
 
-def start(*command, **settings) -> subprocess.Popen:
+def start(*command, ranks: int = RANKS, **settings) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    arguments = [*mpirun(RANKS), sys.executable, *map(str, command)]
+    arguments = [*mpirun(ranks), sys.executable, *map(str, command)]
     return subprocess.Popen(arguments, cwd=REPOSITORY, env=environment(), **pipes, **settings)
 
 
@@ -148,6 +148,16 @@ def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):
     returned, said = finish(process, slabs)
     assert returned != 0
     assert line.format(host=HOST, slabs=slabs) in said
+
+
+@pytest.mark.parametrize("ranks", [RANKS, 1])
+def test_a_disk_that_hangs_from_the_start_ends_all_in_time(ranks, demo_slabs, tmp_path):
+    slabs = shutil.copytree(demo_slabs(ranks), tmp_path / "slabs")
+    arguments = [slabs, "--prompt", "Hi", "--memory", "2GiB", "--timeout", 3]
+    process = start("tests/sabotage.py", "hang-early", ranks - 1, *arguments, ranks=ranks)
+    returned, said = finish(process, slabs)
+    assert returned != 0
+    assert f"nothing of slab {slabs}/rank{ranks - 1:04d}.h5 has come from the disk for 2 s" in said
 
 
 def test_who_was_asleep_blames_no_one(slabs, prompts):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tpi_mpi.common.errors import DiskHung
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.weights import prefetch
 from tpi_mpi.weights.slab import Slab
@@ -72,3 +73,20 @@ def test_what_the_kernel_reads_around_a_block_counts(slab, asked, monkeypatch):
     monkeypatch.setattr(prefetch, "readahead", lambda path: 10**6)
     run(slab, memory=prefetch._RESERVE + len(swept(slab)))
     assert len(asked) < len(swept(slab)) / 2
+
+
+def test_a_disk_that_hangs_is_an_error_in_time(slab, monkeypatch):
+    asked, woken = threading.Event(), threading.Event()
+
+    def hang(*where) -> bool:
+        asked.set()
+        woken.wait(timeout=60)
+        return False
+
+    monkeypatch.setattr(prefetch, "warm", hang)
+    began = time.monotonic()
+    with pytest.raises(DiskHung, match=r"nothing of slab .*rank0000\.h5 has come from the disk for 1 s"):
+        with prefetch.prefetched(slab, 1, MachineOptions(memory=10**10, timeout=1.0)):
+            asked.wait(timeout=10)
+    assert time.monotonic() - began < 5
+    woken.set()

@@ -1,6 +1,7 @@
 """Laws of the window: the right bytes in the right order, never more than asked for, and no way to hang."""
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -11,15 +12,17 @@ import pytest
 import torch
 
 from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.memory import resident
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.budget import Plan
+from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.slab import Slab
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from tpi_mpi.weights.window import SlidingWindow
+from weights_tools.synth import synth
 
 
 @pytest.fixture
@@ -234,3 +237,70 @@ def test_an_altered_embedding_row_is_found_when_it_is_touched(spoilt):
         embedding([4, 6])
         with pytest.raises(TpiError, match=r"row 5 of the embedding .* bytes were altered"):
             embedding([5])
+
+
+@pytest.mark.parametrize("granularity", [16384, 65536])
+@pytest.mark.parametrize("depth", [1, 2, None])
+def test_large_pages_are_counted_in_the_plan_and_starve_no_window(slab, monkeypatch, granularity, depth):
+    """As on Apple silicon and some ARM servers, where most blocks begin inside a page."""
+    monkeypatch.setattr(pages, "GRANULARITY", granularity)
+    assert any(extent.offset % granularity for extent in slab.sweep.values())
+    order = order_of(slab)
+    expected = {name: stored(slab, name) for name in order}
+    plans = [plan_window(slab.resident, depth)] if depth else []
+    least = max(slab.resident.values())
+    plans += [plan(slab.resident, budget, 0, depth) for budget in (2 * least, 4 * least, sum(slab.resident.values()))]
+    for bounded in plans:
+        with SlidingWindow(slab, order, bounded, patience=1.0) as window:
+            for name in order * 2:
+                with window.block(name) as tensors:
+                    assert {key: bytes_of(tensor) for key, tensor in tensors.items()} == expected[name]
+
+
+@pytest.mark.parametrize("granularity", [4096, 16384, 65536])
+def test_a_block_takes_all_the_pages_that_it_touches(slab, monkeypatch, granularity):
+    monkeypatch.setattr(pages, "GRANULARITY", granularity)
+    file = SlabFile(slab.path)
+    for name, extent in slab.sweep.items():
+        touched = -(-extent.stop // granularity) - extent.offset // granularity
+        assert slab.resident[name] == touched * granularity
+        assert file.map(extent).nbytes <= slab.resident[name]
+    file.close()
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Slab:
+    """A slab whose embedding has 4096 rows of 16 KiB."""
+    directory = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 8192, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 4096}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
+    (directory / "config.json").write_text(json.dumps({"model_type": "llama", **sizes, **heads}))
+    synth([str(directory / "slabs"), "--config", str(directory / "config.json"), "--ranks", "1"])
+    return read_slab(slab_path(directory / "slabs", 0))
+
+
+def test_embedding_rows_do_not_stay_in_memory(wide):
+    with Embedding(wide) as embedding:
+        embedding([0])
+        before = resident()
+        for token_id in range(3000):
+            embedding([token_id])
+        assert resident() - before < 8 * 1024**2  # of 46 MiB
+
+
+def test_an_embedding_row_that_the_disk_cannot_read_is_named(slab, monkeypatch):
+    def bad(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Embedding(slab) as embedding:
+        embedding([3])
+        monkeypatch.setattr(os, "pread", bad)
+        with pytest.raises(TpiError, match=r"row 3 of the embedding in slab .* cannot be read: Input/output error"):
+            embedding([3])
+
+
+def test_an_embedding_whose_file_became_shorter_is_an_error_and_no_crash(spoilt):
+    with Embedding(spoilt) as embedding:
+        os.truncate(spoilt.path, spoilt.blocks[EMBEDDING].offset)
+        with pytest.raises(TpiError, match=r"row 7 of the embedding .* the file ends too early"):
+            embedding([7])
