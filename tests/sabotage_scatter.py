@@ -37,6 +37,10 @@ def kill(*_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hang(*_) -> None:
+    time.sleep(3600)
+
+
 def full(*_) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -60,6 +64,12 @@ def sabotage(kind: str, calls: int) -> None:
         ReceivedFile.take = after(calls, ReceivedFile.take, kill)
     elif kind == "kill-before-placing":
         ReceivedFile.place = after(calls, ReceivedFile.place, kill)
+    elif kind == "hang-reading":
+        SourceFile.read = after(calls, SourceFile.read, hang)
+    elif kind == "hang-writing":
+        ReceivedFile.take = after(calls, ReceivedFile.take, hang)
+    elif kind == "hang-placing":
+        ReceivedFile.place = after(calls, ReceivedFile.place, hang)
     elif kind == "full":
         direct_file.os.pwrite = after(calls, os.pwrite, full)
     elif kind == "small":

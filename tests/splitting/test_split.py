@@ -1,5 +1,6 @@
 """Laws of the split: every byte arrives, an interrupted one resumes, and what cannot be split is refused by name."""
 
+import errno
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ from conftest import REPOSITORY, run_module
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.units import GIB
 from tpi_mpi.model.partition import Partition
+from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab_directory import Manifest, slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
-from weights_tools.common.target_directory import JOURNAL
+from weights_tools.common.target_directory import JOURNAL, SMALL_FILES
 from weights_tools.split import split
 from weights_tools.splitting import cut as cutting
 from weights_tools.splitting.checkpoint import Checkpoint
@@ -207,6 +209,36 @@ def test_force_replaces_slabs_of_another_split(demo, tmp_path):
     verify([str(tmp_path), "--checkpoint", str(demo)])
 
 
+def small_files_of(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name in SMALL_FILES}
+
+
+def give_small_files(directory) -> None:
+    """All that the checkpoint of another model may have."""
+    for name in SMALL_FILES:
+        if name != "config.json":
+            (directory / name).write_text(f'{{"of": "another model, {name}"}}')
+
+
+def test_force_leaves_nothing_of_the_model_that_was_there(demo, checkpoints, tmp_path):
+    other = checkpoints.fresh("llama", tmp_path / "other")
+    give_small_files(other)
+    split([str(other), str(tmp_path / "slabs"), "--ranks", "2"])
+    assert set(small_files_of(tmp_path / "slabs")) == set(SMALL_FILES)
+    split([str(demo), str(tmp_path / "slabs"), "--ranks", "2", "--force"])
+    assert small_files_of(tmp_path / "slabs") == small_files_of(demo)
+
+
+def test_a_split_after_an_interrupted_one_of_another_model_has_its_own_small_files(
+    demo, checkpoints, tmp_path, monkeypatch
+):
+    other = checkpoints.fresh("llama", tmp_path / "other")
+    give_small_files(other)
+    interrupted_split(other, tmp_path / "slabs", monkeypatch, after=2)
+    split([str(demo), str(tmp_path / "slabs"), "--ranks", "2"])
+    assert small_files_of(tmp_path / "slabs") == small_files_of(demo)
+
+
 def test_a_target_that_is_not_empty_is_refused_and_left_alone(demo, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="is not empty; name another directory, or give --force"):
@@ -344,3 +376,33 @@ def test_every_source_byte_is_read_once(checkpoints, tmp_path):
             ranges = sorted(read[source])
             assert [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])]
             assert ranges[-1][1] == shape[0]
+
+
+def test_a_checkpoint_that_the_disk_cannot_read_is_an_error_and_no_crash(checkpoints, tmp_path, monkeypatch):
+    """A page behind the end of a mapped file is as bad as one that the disk cannot deliver: touching it kills."""
+    directory = checkpoints.fresh("llama", tmp_path / "checkpoint")
+    monkeypatch.setattr("weights_tools.splitting.checkpoint.PIECE", 16 * 64 * 4)  # of 16 rows
+    pieces = Checkpoint(directory).pieces("model.embed_tokens.weight", 0, 131)
+    next(pieces)
+    os.truncate(directory / MODEL, 4096)
+    with pytest.raises(TpiError, match=r"tensor model\.embed_tokens\.weight in .* cannot be read: .*ends too early"):
+        list(pieces)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EFAULT])
+def test_a_page_that_the_disk_cannot_deliver_is_named(code, demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "populate", lambda address, length: code)
+    with pytest.raises(TpiError, match=r"tensor model\.\S+ in .*model\.safetensors cannot be read: "):
+        split([str(demo), str(tmp_path / "slabs"), "--ranks", "2"])
+
+
+def test_without_populating_by_the_kernel_a_bad_disk_is_named_too(demo, tmp_path, monkeypatch):
+    def bad(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pages, "populate", lambda address, length: errno.EINVAL)
+    split([str(demo), str(tmp_path / "slabs"), "--ranks", "2"])
+    verify([str(tmp_path / "slabs"), "--checkpoint", str(demo)])
+    monkeypatch.setattr(os, "preadv", bad)
+    with pytest.raises(TpiError, match=r"cannot be read: .*Input/output error"):
+        split([str(demo), str(tmp_path / "others"), "--ranks", "2"])

@@ -1,5 +1,6 @@
 """verify finds every way in which slabs can differ from what was written; inspect shows what is there."""
 
+import errno
 import json
 import shutil
 
@@ -8,9 +9,12 @@ from conftest import run_module
 from safetensors.torch import load_file, save_file
 
 from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.inspect import inspect
+from weights_tools.splitting.checkpoint import Checkpoint
+from weights_tools.splitting.rejoin import compare
 from weights_tools.verify import verify
 
 
@@ -96,3 +100,11 @@ def test_inspect_works_where_only_some_slabs_are(slabs, capsys):
     slab_path(slabs, 0).unlink()
     inspect([str(slabs), "--json"])
     assert [rank["rank"] for rank in json.loads(capsys.readouterr().out)["ranks"]] == [1]
+
+
+def test_a_page_that_the_disk_cannot_deliver_when_slabs_are_compared_is_named(slabs, demo, monkeypatch):
+    opened = [read_slab(slab_path(slabs, rank)) for rank in range(2)]
+    checkpoint = Checkpoint(demo)
+    monkeypatch.setattr(pages, "populate", lambda address, length: errno.EIO)
+    with pytest.raises(TpiError, match=r"block layers\.0\.attention of slab .* cannot be read: Input/output error"):
+        compare(opened, checkpoint)

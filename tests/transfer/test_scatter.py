@@ -1,5 +1,6 @@
 """Laws of the scatter: every machine gets its own slab bit for bit, whatever happens on the way, and only once."""
 
+import errno
 import os
 import re
 import shutil
@@ -14,12 +15,13 @@ from pathlib import Path
 import pytest
 from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.units import MIB, parse_size
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.common.target_directory import JOURNAL, prepare_for_scatter
 from weights_tools.synth import synth
+from weights_tools.transfer import extents as extents_module
 from weights_tools.transfer.extents import absent_from, extents_of
 
 RANKS = 3
@@ -196,14 +198,14 @@ def test_what_an_interrupted_scatter_left_is_read_and_then_believed(machines, sl
     machines.check(slabs)
 
     machines.slab(1).rename(machines.partial(1))
-    stretches = extents_of(read_slab(slab_path(slabs, 1)))
-    spoilt = (stretches[0], stretches[9], stretches[-1])
-    for stretch in spoilt:
-        flip(machines.partial(1), stretch.stop - 1)
+    extents = extents_of(read_slab(slab_path(slabs, 1)))
+    spoilt = (extents[0], extents[9], extents[-1])
+    for extent in spoilt:
+        flip(machines.partial(1), extent.stop - 1)
     with open(machines.partial(1), "ab") as file:
         file.write(b"more")
     finished = machines.scatter(slabs).succeeded()
-    assert finished.sent == pytest.approx(sum(stretch.nbytes for stretch in spoilt), rel=0.01)
+    assert finished.sent == pytest.approx(sum(extent.nbytes for extent in spoilt), rel=0.01)
     machines.check(slabs)
 
 
@@ -236,6 +238,23 @@ def test_verify_finds_what_was_damaged_after_it_came(machines, slabs):
     finished = machines.scatter(slabs, "--verify").succeeded()
     assert finished.sent == pytest.approx(slab_path(slabs, 2).stat().st_size, rel=0.01)
     machines.check(slabs)
+
+
+HUNG = {
+    "hang-reading": (0, "nothing of {slabs} has come from the disk for 2 s"),
+    "hang-writing": (1, "nothing of target has come from the disk for 2 s"),
+    "hang-placing": (2, "nothing of target has come from the disk for 2 s"),
+}
+
+
+@pytest.mark.parametrize("kind", HUNG)
+def test_a_disk_that_hangs_ends_all_in_time_and_is_named(kind, machines, slabs):
+    rank, line = HUNG[kind]
+    began = time.monotonic()
+    finished = machines.run(SABOTAGE, kind, rank, 1 if kind != "hang-placing" else 0, slabs, "target", "--timeout", 3)
+    assert time.monotonic() - began < 20
+    assert finished.status != 0
+    assert any(f"rank {rank} on {HOST}: {line.format(slabs=slabs)}" in said for said in finished.said), finished.stderr
 
 
 FAULTS = {
@@ -302,21 +321,63 @@ def test_a_directory_of_other_things_is_refused(slabs, tmp_path):
     prepare_for_scatter(slabs)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path):
+    theirs, link = tmp_path / "theirs", tmp_path / "link"
+    theirs.mkdir()
+    os.chown(theirs, 12345, -1)
+    with pytest.raises(UserError, match=r"theirs belongs to another user \(number 12345\); name a directory"):
+        prepare_for_scatter(theirs)
+    (tmp_path / "mine").mkdir()
+    link.symlink_to(tmp_path / "mine")
+    prepare_for_scatter(link)
+    os.chown(link, 12345, -1, follow_symlinks=False)  # and may lead elsewhere in a moment
+    with pytest.raises(UserError, match=r"link belongs to another user"):
+        prepare_for_scatter(link)
+
+
+def test_a_directory_that_others_may_write_to_is_refused(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target").chmod(0o777)
+    with pytest.raises(UserError, match=r"others may write to .*target \(mode 777\); chmod go-w it"):
+        prepare_for_scatter(tmp_path / "target")
+    (tmp_path / "target").chmod(0o755)
+    prepare_for_scatter(tmp_path / "target")
+
+
+def test_a_new_directory_is_ours_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        prepare_for_scatter(tmp_path / "target")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "target").stat().st_mode & 0o022 == 0
+
+
+def test_a_slab_that_the_disk_cannot_read_is_named(slabs, monkeypatch):
+    def bad(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(extents_module, "checksum_of", bad)
+    with pytest.raises(TpiError, match=r"rank0001\.h5 cannot be read: Input/output error; copy it again"):
+        extents_of(read_slab(slab_path(slabs, 1)))
+
+
 @pytest.mark.parametrize("name", ["llama", "llama-biases-tied", "qwen3"])
-def test_stretches_are_the_whole_file(name, checkpoints, tmp_path):
+def test_extents_are_the_whole_file(name, checkpoints, tmp_path):
     run = ["--config", str(checkpoints[name] / "config.json"), "--ranks", "2", "--unique-layers", "1"]
     synth([str(tmp_path / "slabs"), *run])
     for rank in range(2):
         path = slab_path(tmp_path / "slabs", rank)
-        stretches = extents_of(read_slab(path))
-        ends = [0, *(stretch.stop for stretch in stretches)]
-        assert [stretch.start for stretch in stretches] == ends[:-1]
+        extents = extents_of(read_slab(path))
+        ends = [0, *(extent.stop for extent in extents)]
+        assert [extent.start for extent in extents] == ends[:-1]
         assert ends[-1] == path.stat().st_size
-        assert absent_from(path, stretches) == ()
-        for stretch in stretches:
-            flip(path, stretch.stop - 1)
-            assert absent_from(path, stretches) == (stretch,)
-            flip(path, stretch.stop - 1)
+        assert absent_from(path, extents) == ()
+        for extent in extents:
+            flip(path, extent.stop - 1)
+            assert absent_from(path, extents) == (extent,)
+            flip(path, extent.stop - 1)
 
 
 def kill(machines: Machines, process: subprocess.Popen) -> None:

@@ -1,6 +1,8 @@
 """A Hugging Face checkpoint on disk, read lazily and strictly."""
 
+import errno
 import json
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +15,7 @@ from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.model.blocks import sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.pages import fetch
+from tpi_mpi.weights.pages import fetch, reason
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -67,6 +69,7 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file, open(path, "rb") as raw:
                 rows, offset = file.get_slice(name), _offset(raw, name)
                 for first in range(start, stop, step):
+                    _touch(raw, offset)  # the library itself does, when it makes the slice
                     piece = rows[first : min(first + step, stop)]
                     # faster than a page fault for each page of it, and a bad one is no signal but an error
                     fetch(piece.data_ptr(), piece.nbytes, raw.fileno(), offset + first * width * piece.itemsize)
@@ -158,6 +161,12 @@ def _offset(file: BinaryIO, name: str) -> int:
     """Where a tensor begins in a safetensors file, whose header has been checked."""
     length = int.from_bytes(file.read(8), "little")
     return 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
+
+
+def _touch(file: BinaryIO, offset: int) -> None:
+    """Raises OSError where the page at an offset cannot be read."""
+    if not os.pread(file.fileno(), 1, offset):
+        raise OSError(errno.EFAULT, reason(errno.EFAULT))
 
 
 def _open(path: Path):
