@@ -40,7 +40,7 @@ def test_a_choice_is_said_in_one_line():
     trials = [{"chosen": "direct"}, {"chosen": "reduce-scatter"}]
     line = describe({"link": {"latency": 1.01e-3, "bandwidth": 35.9e6}, "up_to_rows": 3, "trials": trials})
     assert line == (
-        "allreduce direct for up to 3 tokens at once, reduce-scatter for more: links take 1.01 ms and 36 MB/s"
+        "allreduce direct for up to 3 tokens at once, reduce-scatter for more: links take 1.01 ms and carry 36 MB/s"
     )
     assert describe({"link": None, "up_to_rows": 9, "trials": [trials[0]]}) == "allreduce direct"
 

@@ -68,7 +68,7 @@ def test_help_names_every_option(capsys):
         ("slabs --prompt a --memory lots", "size 'lots' is not a positive number"),
         ("slabs --prompt a --allreduce ring", "invalid choice: 'ring'"),
         ("slabs --prompt a --wire int4", "invalid choice: 'int4'"),
-        ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 is not for --allreduce mpi"),
+        ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 cannot be used with --allreduce mpi"),
         ("slabs --prompt a --timeout 0", "--timeout is 0.0; at least 1"),
         ("slabs --prompt a --system s", "--system needs --chat"),
         ("slabs --prompt a --logprobs", "give --output FILE too"),
@@ -97,7 +97,7 @@ def test_an_empty_stop_text_is_refused():
 
 def test_one_stop_text_may_be_given_without_a_list():
     assert SamplingOptions().override({"stop": "end"}).stop == ("end",)
-    with pytest.raises(UserError, match="a text or a list of texts"):
+    with pytest.raises(UserError, match="a string or a list of strings"):
         SamplingOptions().override({"stop": 7})
 
 

@@ -171,7 +171,10 @@ REFUSED = [
     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5, which"),
     ({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}}, "a list of 4 numbers"),
     ({"rope_scaling": {"type": "yarn", "factor": 2, "truncate": 1}}, "truncate = 1; true or false"),
-    ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "4 full_attention or sliding_attention are needed"),
+    (
+        {"model_type": "qwen2", "layer_types": ["full_attention"]},
+        "a list of 4 items, each full_attention or sliding_attention, is needed",
+    ),
     ({"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0; a positive whole number"),
 ]
 

@@ -63,7 +63,7 @@ def test_ranks_with_another_identity_than_rank_0_are_named(world, capfd):
         world.same("a.h5", {"digest": "abc" if world.rank != 1 else "abd"})
     shown = capfd.readouterr().err
     if world.is_root:
-        assert shown.startswith(f"tpi_mpi: rank 1 on {world.host}: slab a.h5 has another digest than rank 0's")
+        assert shown.startswith(f"tpi_mpi: rank 1 on {world.host}: slab a.h5 has a different digest from rank 0's")
 
 
 def test_threads_are_shared_and_never_more_than_cores(world, cores):

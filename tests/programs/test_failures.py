@@ -99,7 +99,7 @@ SPOILT = {
     "missing": (remove, 2, "rank 2 on {host}: slab {slabs}/rank0002.h5 does not exist"),
     "truncated": (truncate, 2, "rank 2 on {host}: slab {slabs}/rank0002.h5 is truncated"),
     "swapped": (swap, 2, "rank 1 on {host}: slab {slabs}/rank0001.h5 was split for rank 0 of 3, not for rank 1 of 3"),
-    "mixed": (mix, 2, "rank 2 on {host}: slab {slabs}/rank0002.h5 has another partition than rank 0's"),
+    "mixed": (mix, 2, "rank 2 on {host}: slab {slabs}/rank0002.h5 has a different partition from rank 0's"),
     "altered": (spoil_block, 1, "rank 1 on {host}: block layers.2.feed_forward of slab {slabs}/rank0001.h5"),
 }
 
@@ -137,9 +137,9 @@ def test_trouble_on_one_rank_ends_all(kind, rank, line, slabs, prompts):
 @pytest.mark.parametrize(
     ("kind", "rank", "line"),
     [
-        ("freeze", 1, "rank 1 on {host} has given no sign of life for 2 s; when last heard of, it was "),
-        ("freeze", 0, "rank 0 on {host} has given no sign of life for 2 s; when last heard of, it was "),
-        ("hang", 2, "of slab {slabs}/rank0002.h5 has come from the disk for 2 s"),
+        ("freeze", 1, "rank 1 on {host} has given no sign of life for 2 s; when last heard from, it was "),
+        ("freeze", 0, "rank 0 on {host} has given no sign of life for 2 s; when last heard from, it was "),
+        ("hang", 2, "of slab {slabs}/rank0002.h5 for 2 s; check that it still works"),
     ],
 )
 def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):

@@ -189,7 +189,7 @@ def test_help_needs_neither_torch_nor_mpi(tmp_path):
 
 MISTAKES = [
     ([], "either --prompt TEXT or --prompts FILE"),
-    (["--prompt", "a", "--memory", "1MiB"], "a memory budget of 1.00 MiB is too small; name at least"),
+    (["--prompt", "a", "--memory", "1MiB"], "a memory budget of 1.00 MiB is too small; give at least"),
     (["--prompt", "a" * 3000], "tokens, and the model's context of 512 leaves no room"),
     (
         ["--prompt", "a", "--max-new-tokens", 600],

@@ -32,7 +32,7 @@ def least(slabs) -> int:
     """The smallest budget that works, as the program says."""
     finished = run_module("tpi_mpi.generate", slabs, *PROMPT, "--memory", "1MiB")
     assert finished.returncode == 2
-    return int(re.search(r"name at least ([0-9]+)MiB", finished.stderr)[1]) * MIB
+    return int(re.search(r"give at least ([0-9]+)MiB", finished.stderr)[1]) * MIB
 
 
 @pytest.fixture(scope="module")

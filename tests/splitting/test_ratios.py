@@ -92,7 +92,7 @@ def test_a_machine_without_room_for_its_equal_shard_can_still_take_part():
 
 
 def test_one_without_any_room_is_named():
-    with pytest.raises(UserError, match=r"rank 1 on host1: a memory budget of 280\.00 MiB is too small; name at least"):
+    with pytest.raises(UserError, match=r"rank 1 on host1: a memory budget of 280\.00 MiB is too small; give at least"):
         choice({}, {"budget": 280 * MIB}, {})
 
 

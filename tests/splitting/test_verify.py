@@ -65,7 +65,7 @@ def test_a_slab_in_anothers_place_is_named(slabs):
 def test_slabs_of_two_splits_are_named(slabs, checkpoints, tmp_path):
     run_module("weights_tools.split", checkpoints["llama"], tmp_path / "other", "--ranks", 2, check=True)
     shutil.copy(slab_path(tmp_path / "other", 1), slab_path(slabs, 1))
-    with pytest.raises(UserError, match=r"rank0001\.h5 is of another split than .*rank0000"):
+    with pytest.raises(UserError, match=r"rank0001\.h5 is from a different split than .*rank0000"):
         verify([str(slabs)])
 
 

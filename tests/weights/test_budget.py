@@ -56,7 +56,7 @@ def test_a_larger_budget_pins_no_less_than_a_block_fewer():
 def test_a_budget_too_small_names_the_least_that_works():
     with pytest.raises(UserError) as refusal:
         plan(BLOCKS, 169, 100)
-    assert str(refusal.value).endswith("name at least 9MiB")  # 170 bytes, and what differs between runs
+    assert str(refusal.value).endswith("give at least 9MiB")  # 170 bytes, and what differs between runs
     assert plan(BLOCKS, 170, 100).capacity == 70
 
 

@@ -1,4 +1,4 @@
-"""The end of a job that MPI cannot end: its launcher waits for a machine that will not answer any more."""
+"""Ends a job that MPI cannot end, because its launcher waits for a machine that no longer answers."""
 
 import os
 import signal
@@ -7,39 +7,39 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-# What Open MPI, MPICH and their relatives start ranks with.
+# The processes that start ranks under Open MPI, MPICH and their derivatives.
 _LAUNCHERS = {
     *("mpirun", "mpiexec", "prterun", "prted", "orterun", "orted"),
     *("mpiexec.hydra", "hydra_pmi_proxy", "mpiexec.gforker"),
 }
 
-# Seconds between two looks at whether they still are there.
+# Seconds between checks that the processes are still alive.
 _GLANCE = 0.05
 
 
 def kill_after(seconds: float) -> None:
-    """Leaves a process behind that kills this one, its launcher here and all that this has started, unless they end.
+    """Forks a process that kills this one, its local launcher and their descendants if they live on for ``seconds``.
 
-    Only where the launcher is an ancestor of this process; other batch systems end what they have started themselves.
+    A launcher is killed only if it is an ancestor of this process; batch systems end what they started themselves.
     """
-    doomed = [process for process in (_launcher(), os.getpid()) if process]  # the launcher first, or it would complain
+    doomed = [process for process in (_launcher(), os.getpid()) if process]  # launcher first, or it would complain
     began = {process: _stat(process).began for process in doomed}
     if os.fork():
         return
     try:
-        os.setsid()  # out of the group that the launcher ends
+        os.setsid()  # a session of its own, so that the launcher does not kill it with the ranks
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and any(_stat(process).began == began[process] for process in doomed):
             time.sleep(_GLANCE)
         for process in doomed:
-            if _stat(process).began == began[process]:  # not another one of that number
+            if _stat(process).began == began[process]:  # not another process that reuses the id
                 _kill([process, *(child for child in _below(process) if child != os.getpid())])
     finally:
         os._exit(0)
 
 
 def _launcher() -> int | None:
-    """The nearest ancestor that is a launcher, where the system shows its processes as files."""
+    """The nearest ancestor that is a launcher; None without one, or on a system without /proc."""
     process = os.getppid()
     while process > 1:
         found = _stat(process)
@@ -62,16 +62,16 @@ class _Stat(NamedTuple):
 
 
 def _stat(process: int) -> _Stat:
-    """What the system says of a process; nothing of what is gone."""
+    """A process's name, parent and start time from /proc; empty if the process is gone."""
     try:
         name, rest = Path(f"/proc/{process}/stat").read_text().split("(", 1)[1].rsplit(")", 1)
     except (OSError, IndexError):
         return _Stat()
-    fields = rest.split()  # from the third on
+    fields = rest.split()  # from the third field on
     return _Stat(name, int(fields[1]), fields[19])
 
 
 def _kill(processes: list[int]) -> None:
     for process in processes:
-        with suppress(OSError):  # it may have ended, as it should
+        with suppress(OSError):  # it may have ended by itself
             os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The cores of this host: which of them its ranks may use, and how they are shared out as threads."""
+"""The cores of this host: which of them its ranks may use, and how they are divided among the ranks as threads."""
 
 import os
 
@@ -7,10 +7,10 @@ from tpi_mpi.common.errors import UserError
 
 
 class Cores:
-    """What this rank and the others on its host may run on. Made by all ranks together.
+    """The cores that this rank and the other ranks on its host may run on. Creating it is collective over all ranks.
 
-    ranks: how many ranks this host has.
-    own: the cores this rank may run on.
+    ranks: number of ranks on this host.
+    own: ids of the cores this rank may run on.
     """
 
     def __init__(self, world: World):
@@ -23,9 +23,9 @@ class Cores:
         comm.Free()
 
     def threads(self, wanted: int | None = None) -> int:
-        """Threads for this rank: as many as are wanted, or the host's cores shared among its ranks.
+        """The number of threads for this rank: ``wanted``, or by default an equal share of the host's cores.
 
-        Raises UserError where more are wanted than there are cores.
+        Raises UserError if ``wanted`` exceeds the number of cores this rank may run on.
         """
         if wanted is None:
             return max(1, min(len(self.own), len(self._all) // self.ranks))
@@ -38,9 +38,9 @@ class Cores:
 
     @property
     def confined(self) -> bool:
-        """Whether mpirun gave this rank fewer cores than its share of those that mpirun itself may use.
+        """Whether mpirun bound this rank to fewer cores than its share of those that mpirun itself may use.
 
-        Open MPI does so by default where a job has one rank or two.
+        Open MPI does so by default when a job has one or two ranks.
         """
         if "OMPI_COMM_WORLD_RANK" not in os.environ:
             return False
@@ -48,7 +48,7 @@ class Cores:
 
 
 def _allowed(process: int) -> frozenset[int]:
-    """The cores that a process may run on; 0 is this one."""
+    """The cores that a process may run on; 0 stands for this process."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(process))
     return frozenset(range(os.cpu_count() or 1))

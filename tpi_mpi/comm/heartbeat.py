@@ -1,7 +1,7 @@
-"""Heartbeats between rank 0 and all others: a machine that is lost, or frozen, ends the job.
+"""Heartbeats between rank 0 and every other rank: a lost or frozen machine ends the job.
 
-rank k ── "computing layers.3.attention" ──▶ rank 0       every second, by a thread of its own,
-rank k ◀── "adding up layers.3.attention" ── rank 0       whatever the rank is busy with
+rank k ── "computing layers.3.attention" ──▶ rank 0       every second, from a separate thread,
+rank k ◀── "adding up layers.3.attention" ── rank 0       whatever the rank is doing
 """
 
 import threading
@@ -15,18 +15,18 @@ from tpi_mpi.common.deadline import Deadline
 from tpi_mpi.common.errors import say
 
 _BYTES = 128
-# Seconds between two heartbeats, and in parts of the silence that is allowed.
+# Seconds between heartbeats: at most _INTERVAL, and at most _PART of the silence that is allowed.
 _INTERVAL, _PART = 1.0, 1 / 8
 
 
 class Heartbeat:
-    """Sends and expects heartbeats while its with-block runs, and ends the job when a peer falls silent.
+    """Sends and expects heartbeats inside its with-block, and ends the job when a peer falls silent.
 
-    comm: used by no one else. hosts: of all ranks. deadline: of the job.
-    describe: says what this rank is doing.
+    comm: a communicator used for nothing else. hosts: host names in rank order. deadline: that of the job.
+    describe: returns what this rank is doing, as text.
 
-    A rank that was stopped itself, or whose machine slept, does not hold that against the others. If the heartbeat
-    itself fails, so does the job: nobody would notice any more that a machine is lost.
+    If this rank itself was stopped or its machine slept, the others' silence meanwhile does not count. If the heartbeat
+    itself fails, so does the job, because a lost machine would then go unnoticed.
     """
 
     def __init__(self, comm, hosts: Sequence[str], deadline: Deadline, describe: Callable[[], str]):
@@ -73,7 +73,7 @@ class Heartbeat:
         for peer in silent:
             say(
                 f"rank {peer.rank} on {peer.host} has given no sign of life for {now - peer.heard:.0f} s; "
-                f"when last heard of, it was {peer.doing}"
+                f"when last heard from, it was {peer.doing}"
             )
         self._abort()
 
@@ -83,7 +83,7 @@ class Heartbeat:
 
 
 class _Peer:
-    """A rank that heartbeats are exchanged with. heard: when it last gave one. doing: what it then was doing."""
+    """A rank to exchange heartbeats with. heard: time of its latest heartbeat. doing: what it said it was doing."""
 
     def __init__(self, comm, rank: int, host: str):
         self.rank, self.host = rank, host
@@ -94,7 +94,7 @@ class _Peer:
         self._comm = comm
 
     def exchange(self, doing: str, now: float, asleep: bool) -> None:
-        """Takes what has come, and sends a heartbeat unless the last one is still on its way."""
+        """Receives what has arrived, and sends a heartbeat unless the previous one is still in flight."""
         while self._receive.Test():
             self.heard, self.doing = now, self._arriving.rstrip(b"\0").decode(errors="replace")
             self._receive = self._comm.Irecv(self._arriving, self.rank, Tag.HEARTBEAT)

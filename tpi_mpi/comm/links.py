@@ -1,9 +1,9 @@
-"""The links between rank 0 and all other ranks: how long a message is on its way, and how many bytes follow it.
+"""The links between rank 0 and every other rank: their latency and their bandwidth.
 
-Pings of all ranks at once, rank k timing its own; then one link after the other, both ways at once:
+First all ranks ping at once, each timing its own pings; then one link at a time streams in both directions:
 
 rank k ── ping ──▶ rank 0              rank 0 ── go ──▶ rank k
-rank k ◀── pong ── rank 0              rank 0 ◀══ messages in a row ══▶ rank k, both timing their arrivals, and again
+rank k ◀── pong ── rank 0              rank 0 ◀══ back-to-back messages ══▶ rank k, both timing arrivals; repeated
 """
 
 import time
@@ -16,29 +16,29 @@ from tpi_mpi.comm.tags import Tag
 from tpi_mpi.comm.world import ROOT, World
 
 _PINGS = 10
-# Small enough to be sent without asking first, and as many as show how fast they come once TCP has taken speed.
+# Small enough to be sent eagerly, and enough of them to show the rate once TCP is up to speed.
 _MESSAGE_BYTES = 32 * 1024
 _MESSAGES = 16
 _HALF = _MESSAGES // 2
-# A link that is faster than so many seconds is used more than once.
+# Streams over a link are repeated until this many seconds have passed.
 _STREAM_SECONDS = 0.05
-# No clock tells less apart.
+# Seconds below which a time is not resolved by any clock.
 _INSTANT = 1e-9
 
 
 @dataclass(frozen=True)
 class Link:
-    """latency: seconds that a small message is on its way. bandwidth: bytes a second, of the slower direction."""
+    """latency: one-way time of a small message, in seconds. bandwidth: bytes per second in the slower direction."""
 
     latency: float
     bandwidth: float
 
 
 def probe_links(world: World) -> list[Link]:
-    """The links of ranks 1, 2, ... to rank 0, known on all ranks afterwards; an empty list where there is one rank.
+    """Measures the links of ranks 1, 2, ... to rank 0; every rank gets the same list, empty if there is one rank.
 
-    Called by all ranks together, none of which may be computing. Takes some two thirds of a second for seven links
-    of 5 ms and 100 Mbit/s.
+    Collective; no rank may be computing meanwhile. Takes about two thirds of a second for seven links of 5 ms and
+    100 Mbit/s.
     """
     world.barrier()
     latency = _echo(world) if world.is_root else _ping(world)
@@ -53,7 +53,7 @@ def _peers(world: World) -> range:
 
 
 def _ping(world: World) -> float:
-    """Half the median time that rank 0 takes to answer. The first answer has a connection to wait for."""
+    """Half the median round trip to rank 0, in seconds, without the first, which includes connecting."""
     sent, taken = array("q", [world.rank]), []
     for _ in range(1 + _PINGS):
         answer = world.comm.Irecv(bytearray(sent.itemsize), ROOT, Tag.PONG)
@@ -64,15 +64,15 @@ def _ping(world: World) -> float:
 
 
 def _echo(world: World) -> None:
-    """Rank 0's side: answers whoever pings, in the order in which they come."""
+    """Rank 0's side: answers pings in the order in which they arrive."""
     sender = array("q", [0])
     for _ in range((1 + _PINGS) * (world.size - 1)):
-        wait([world.comm.Irecv(sender, tag=Tag.PING)])  # of any rank
+        wait([world.comm.Irecv(sender, tag=Tag.PING)])  # from any rank
         wait([world.comm.Isend(sender, sender[0], Tag.PONG)])
 
 
 def _rate(world: World, peer: int) -> float:
-    """Bytes a second of a link: of its fastest stream, because what disturbs one nearly always makes it slower."""
+    """Bytes per second of a link's fastest stream: a disturbance nearly always makes a stream slower."""
     rates, deadline = [], time.perf_counter() + _STREAM_SECONDS
     while _turn(world, peer, not rates or time.perf_counter() < deadline):
         rates.append(_stream(world, peer))
@@ -80,16 +80,17 @@ def _rate(world: World, peer: int) -> float:
 
 
 def _turn(world: World, peer: int, more: bool) -> bool:
-    """Rank 0 tells the peer whether it is that one's turn; both then know."""
+    """Whether to stream once more: rank 0 passes ``more``, and its peer receives the answer."""
     told = bytearray([more])
     wait([(world.comm.Isend if world.is_root else world.comm.Irecv)(told, peer, Tag.TURN)])
     return bool(told[0])
 
 
 def _stream(world: World, peer: int) -> float:
-    """Bytes a second that come from a peer while as many go to it, over half of the messages, whichever half.
+    """Bytes per second received from a peer while as many are sent to it.
 
-    The upper quartile of these rates, for the same reason.
+    The rate is taken over every run of half as many messages; the result is the upper quartile of these rates, because
+    disturbances slow a stream down.
     """
     received, sent = bytearray(_MESSAGES * _MESSAGE_BYTES), bytes(_MESSAGE_BYTES)
     parts = (memoryview(received)[at : at + _MESSAGE_BYTES] for at in range(0, len(received), _MESSAGE_BYTES))

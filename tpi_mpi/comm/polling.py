@@ -1,6 +1,6 @@
-"""Waiting for messages without taking the processor from those who have something to do.
+"""Waiting for messages without occupying a core.
 
-MPI libraries wait by asking over and over, which keeps a core busy that a fetch or a computation may need.
+MPI libraries wait in a busy loop, which takes a core from a fetch or a computation that may need it.
 """
 
 import ctypes
@@ -9,16 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# So many seconds a message is asked for without a pause, except for others that have something to do.
+# For this many seconds, messages are polled without sleeping; only the core is yielded to whatever is ready to run.
 _SPIN = 0.5e-3
-# After that, the pause between two questions is this part of what was waited already, and at most so many seconds.
+# After that, each sleep lasts _PART of the time waited so far, but at most _NAP seconds.
 _PART, _NAP = 1 / 64, 50e-6
 
 _PR_SET_TIMERSLACK = 29
 
 
 def wait(requests: Sequence) -> None:
-    """Returns when all of these MPI requests are complete."""
+    """Returns when all of the MPI requests are complete."""
     began = time.perf_counter()
     for request in requests:
         while not request.Test():
@@ -26,7 +26,7 @@ def wait(requests: Sequence) -> None:
 
 
 def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
-    """Returns when all tasks are through. A task yields questions, and goes on when the answer to one is yes."""
+    """Runs tasks side by side until all have ended. A task yields a question and resumes once the answer is yes."""
     questions = {task: lambda: True for task in tasks}
     began = time.perf_counter()
     while questions:
@@ -38,7 +38,7 @@ def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
         if ready:
             began = time.perf_counter()
         else:
-            comm.Iprobe()  # messages move only while MPI is asked something, which the questions may not do
+            comm.Iprobe()  # messages progress only inside MPI calls, and the questions may make none
             _pause(began)
 
 
@@ -51,6 +51,6 @@ def _pause(began: float) -> None:
 
 
 def sharpen_naps() -> None:
-    """Lets this thread, and those it starts, sleep as short as they ask for: Linux adds 50 us by default."""
+    """Makes sleeps of this thread, and of those it starts, precise: Linux adds up to 50 us by default."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)  # nanoseconds

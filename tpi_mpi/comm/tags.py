@@ -6,12 +6,12 @@ from enum import IntEnum, auto
 class Tag(IntEnum):
     """What a message carries."""
 
-    PARTIAL = auto()  # of an allreduce, on its way to whoever adds it up
-    SUM = auto()  # of an allreduce, on its way back
-    STEP = auto()  # what rank 0 tells the others before each sweep
+    PARTIAL = auto()  # of an allreduce, sent to the rank that adds it up
+    SUM = auto()  # of an allreduce, sent back
+    STEP = auto()  # header and hidden states from rank 0, before each sweep
     PING = auto()
     PONG = auto()
-    TURN = auto()  # of a rank whose link is measured
-    STREAM = auto()  # what a link is measured with
-    CHUNK = auto()  # of a slab
+    TURN = auto()  # whether a rank's link is measured once more
+    STREAM = auto()  # payload for measuring a link
+    CHUNK = auto()  # part of a slab
     HEARTBEAT = auto()

@@ -1,6 +1,6 @@
-"""How numbers travel: as they are, or narrower, at the price of an error.
+"""The number format of messages: float32, or narrower at the price of an error.
 
-Every rank goes on with what a message can carry, also of its own numbers, so that all keep the same hidden states.
+A rank passes even its own numbers through the wire's rounding, so that all ranks keep the same hidden states.
 """
 
 from typing import Protocol
@@ -9,27 +9,27 @@ import torch
 
 
 class Wire(Protocol):
-    """A way to write float32 numbers into messages.
+    """A format for float32 numbers in messages.
 
-    group: so many are written together; a part of a message begins at a multiple of it.
+    group: how many numbers are encoded together. A message may be divided only at multiples of it.
     """
 
     group: int
 
     def nbytes(self, count: int) -> int:
-        """Bytes of a message of so many numbers."""
+        """Length in bytes of a message of ``count`` numbers."""
 
     def write(self, values: torch.Tensor, message: torch.Tensor) -> None:
-        """Writes numbers of any shape into a message, uint8 of the length that :meth:`nbytes` says."""
+        """Encodes float32 values of any shape into a message: uint8, as long as :meth:`nbytes` says."""
 
     def read(self, message: torch.Tensor, count: int) -> torch.Tensor:
-        """The numbers (count,) of a message, in float32 or narrower; a view of it where that is possible."""
+        """Decodes a message into (count,) numbers in float32 or narrower; a view of the message where possible."""
 
 
 class PlainWire:
-    """Each number by itself, rounded to a type: bfloat16 within 2^-8 of its size, float16 within 2^-11.
+    """Each number on its own, rounded to a dtype: relative error at most 2^-8 in bfloat16, 2^-11 in float16.
 
-    float16 ends at 65504; what is larger arrives as that, and what is smaller than 6e-5 within 3e-8.
+    float16 ends at 65504, and larger magnitudes are clamped to that; below 6e-5 its absolute error is at most 3e-8.
     """
 
     group = 1
@@ -51,9 +51,9 @@ class PlainWire:
 
 
 class ScaledWire:
-    """Whole numbers from -127 to 127 in groups of 128, each group behind its scale in float32.
+    """Integers from -127 to 127 in groups of 128, each group preceded by its scale in float32.
 
-    The error of a number is at most 1/254 of the largest of its group.
+    The error of a number is at most 1/254 of the largest magnitude in its group.
     """
 
     group = 128
@@ -75,7 +75,7 @@ class ScaledWire:
         return (scales * levels).flatten()[:count]
 
     def _parts(self, message: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scales (groups, 1) and levels (groups, 128)."""
+        """Views of a message: float32 scales (groups, 1) and int8 levels (groups, 128)."""
         groups = message.view(-1, self._SCALE + self.group)
         return groups[:, : self._SCALE].view(torch.float32), groups[:, self._SCALE :].view(torch.int8)
 
@@ -89,5 +89,5 @@ _WIRES: dict[str, Wire] = {
 
 
 def wire(name: str) -> Wire:
-    """The wire of an option's name."""
+    """The wire that ``--wire`` calls by this name."""
     return _WIRES[name]

@@ -1,6 +1,6 @@
-"""The ranks as one program: they start together, agree on what is wrong, and end together.
+"""The ranks as one program: they start together, agree on errors, and end together.
 
-Nothing is pickled: what ranks tell each other outside the token's way is JSON.
+Nothing is pickled: outside a token's way, ranks exchange JSON.
 """
 
 import json
@@ -23,7 +23,7 @@ ROOT = 0
 
 
 class Stopped(Exception):
-    """Every rank knows of the error, and rank 0 has shown it: all that is left is to end with this status."""
+    """Every rank knows of the error and rank 0 has printed it; all that remains is to exit with ``status``."""
 
     def __init__(self, status: int):
         super().__init__(status)
@@ -31,10 +31,10 @@ class Stopped(Exception):
 
 
 class World:
-    """The communicator of one program run, and the few collective calls made outside the token's way.
+    """The communicator of one program run, and the few collective calls made outside a token's way.
 
-    comm: a duplicate of the communicator it is made of, so that no message of others is mistaken for one of ours.
-    multithreaded: whether the MPI library lets several threads call it at once.
+    comm: a duplicate of the given communicator, so that messages of other code are never mistaken for ours.
+    multithreaded: whether the MPI library allows several threads to call it at once.
     """
 
     def __init__(self, comm, multithreaded: bool = True):
@@ -51,11 +51,11 @@ class World:
 
     @property
     def overlaps(self) -> bool:
-        """Whether a thread of its own can exchange messages while another computes."""
+        """Whether one thread can exchange messages while another computes."""
         return self.size > 1 and self.multithreaded
 
     def gather(self, value: object) -> list | None:
-        """Every rank's value, in rank order, on rank 0; None elsewhere. The value must be fit for JSON."""
+        """Every rank's value, in rank order, on rank 0; None elsewhere. Collective; values must be valid as JSON."""
         data = json.dumps(value).encode()
         counts = array("q", bytes(8 * self.size))
         wait([self.comm.Igather(array("q", [len(data)]), counts if self.is_root else None, ROOT)])
@@ -67,7 +67,7 @@ class World:
         return [json.loads(everything[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
     def broadcast(self, value: object = None) -> object:
-        """Rank 0's value, on every rank. The value must be fit for JSON."""
+        """Rank 0's value, on every rank. Collective; the value must be valid as JSON."""
         data = bytearray(json.dumps(value).encode())
         count = array("q", [len(data)])
         wait([self.comm.Ibcast(count, ROOT)])
@@ -82,7 +82,7 @@ class World:
 
     @contextmanager
     def doing(self, describe: Callable[[], str]) -> Iterator[None]:
-        """Inside the with-block, ``describe`` says what this rank is doing, for the others to know when it is lost."""
+        """Inside the with-block, ``describe`` tells the other ranks what this one is doing, in case it is lost."""
         before, self._describe = self._describe, describe
         try:
             yield
@@ -91,10 +91,13 @@ class World:
 
     @contextmanager
     def watched(self, deadline: Deadline) -> Iterator[None]:
-        """Inside the with-block, which all ranks leave together, a rank that is lost ends the job."""
+        """Inside the with-block, a lost rank ends the job. Collective, on entering and on leaving.
+
+        If MPI allows only one thread, there is no heartbeat; rank 0 then warns of that.
+        """
         if not self.overlaps:
             if self.size > 1 and self.is_root:
-                say("this MPI library lets only one thread call it; a machine that goes silent will not be noticed")
+                say("this MPI library allows only one thread to call it; a machine that falls silent goes unnoticed")
             yield
             return
         hosts = self.broadcast(self.gather(self.host))
@@ -106,15 +109,16 @@ class World:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """All ranks get through the with-block, or all stop: rank 0 then shows each distinct error once.
+        """Either all ranks complete the with-block, or all stop and rank 0 prints their errors.
 
-        Only for a block that makes no MPI calls. Raises Stopped on every rank if any of them raised TpiError.
+        Collective. The block must make no MPI calls. Raises Stopped on every rank if any of them raised TpiError;
+        DiskHung and all other exceptions pass through.
         """
         problem = None
         try:
             yield
         except DiskHung:
-            raise  # a thread waits for the disk, so the ranks cannot end in an orderly way
+            raise  # a thread is stuck waiting for the disk, so this process can only be killed
         except TpiError as error:
             problem = {"status": error.status, "host": self.host, "message": str(error)}
         problems = self.gather(problem)
@@ -123,18 +127,21 @@ class World:
             raise Stopped(status)
 
     def same(self, slab: str, identity: dict[str, str]) -> None:
-        """Stops all ranks, with a sentence for each that differs, unless all have rank 0's identity."""
+        """Stops all ranks unless all have rank 0's identity, with a message for each rank whose slab differs.
+
+        Collective. Raises Stopped on every rank.
+        """
         expected = self.broadcast(identity)
         with self.agreed():
             for name, value in identity.items():
                 if value != expected[name]:
                     raise UserError(
-                        f"slab {slab} has another {name} than rank 0's ({_excerpt(value, expected[name])}); "
-                        "give every rank a slab of the same split"
+                        f"slab {slab} has a different {name} from rank 0's ({_excerpt(value, expected[name])}); "
+                        "give every rank a slab from the same split"
                     )
 
     def _show(self, problems: list[dict | None]) -> int:
-        """Prints the problems, one line each, or one line if all ranks have the same. Returns the status."""
+        """Prints one line per problem, or a single line if all ranks have the same one. Returns the exit status."""
         found = [(rank, problem) for rank, problem in enumerate(problems) if problem]
         messages = {problem["message"] for _, problem in found}
         if len(found) == self.size and len(messages) == 1:
@@ -147,10 +154,9 @@ class World:
 
 @contextmanager
 def start_mpi() -> Iterator[World]:
-    """Starts MPI, and makes sure that a rank that fails takes all the others with it.
+    """Starts MPI, and makes sure that a rank that fails ends all the others.
 
-    Raises SystemExit with the status that belongs to what went wrong: 2 for the user's mistakes, 1 for anything
-    else, 130 for Ctrl-C.
+    Raises SystemExit if anything goes wrong: status 2 for the user's mistakes, 130 for Ctrl-C, 1 for anything else.
     """
     sharpen_naps()
     world = World(*_load_mpi())
@@ -167,7 +173,7 @@ def start_mpi() -> Iterator[World]:
 
 
 def launched_rank() -> int:
-    """This process's rank as the launcher tells it in the environment, before MPI is started; 0 if none does."""
+    """This process's rank from the launcher's environment variables, before MPI is started; 0 without a launcher."""
     for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -182,11 +188,12 @@ def mpi_library() -> str:
 
 
 def _load_mpi():
-    # Open MPI's one-sided libfabric transport, which nothing here uses, takes a second to look for devices.
+    # Open MPI's one-sided libfabric transport is not used here, and takes a second to look for devices.
     os.environ.setdefault("OMPI_MCA_btl", "^ofi")
-    # Over TCP it asks before it sends more than 64 KiB, which takes two latencies; hidden states may be larger.
+    # Over TCP, Open MPI by default sends at most 64 KiB eagerly, and adds a handshake of two latencies to larger
+    # messages; hidden states may be larger.
     os.environ.setdefault("OMPI_MCA_btl_tcp_eager_limit", str(MIB))
-    # Nor is numpy's linear algebra used: its threads would be started, and fed, for nothing.
+    # numpy's linear algebra is not used either, so its threads would only take memory and time to start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from mpi4py import MPI
@@ -197,7 +204,7 @@ def _load_mpi():
 
 
 def _explain(error: BaseException, world: World) -> int:
-    """Prints what went wrong, as one line; returns the exit status."""
+    """Prints one line about the error, after a traceback if it is unexpected. Returns the exit status."""
     if isinstance(error, KeyboardInterrupt):
         if world.is_root:
             say("interrupted")
@@ -215,7 +222,7 @@ def _explain(error: BaseException, world: World) -> int:
 
 
 def _excerpt(value: str, expected: str) -> str:
-    """The two values from where they part."""
+    """The two values around the first difference."""
     start = next((i for i, (a, b) in enumerate(zip(value, expected, strict=False)) if a != b), 0)
     start = max(0, start - 8)
     return f"{value[start : start + 32]} against {expected[start : start + 32]}"

@@ -1,16 +1,16 @@
-"""The errors that a person is meant to read: one sentence each, and the exit status that goes with it."""
+"""The errors that a person is meant to read: one sentence each, with an exit status."""
 
 import sys
 
 
 class TpiError(Exception):
-    """Something failed that is not the user's mistake. Shown as one line, without a traceback."""
+    """A failure that is not the user's mistake. Shown as one line, without a traceback."""
 
     status = 1
 
 
 class DiskHung(TpiError):
-    """A disk gives nothing any more. A thread still waits for it, so the process can only be killed."""
+    """A disk has stopped responding. A thread still waits for it, so the process can only be killed."""
 
 
 class UserError(TpiError):
@@ -20,6 +20,6 @@ class UserError(TpiError):
 
 
 def say(line: str) -> None:
-    """One line on standard error, in one write so that those of several ranks do not mix."""
+    """Prints one line on standard error, in a single write so that lines of several ranks do not mix."""
     sys.stderr.write(f"tpi_mpi: {' '.join(line.split())}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Files that are either as they were or complete: written under a temporary name, synced, renamed."""
+"""Atomic file replacement, so that a file is either as it was or complete: written aside, synced, renamed."""
 
 import os
 import shutil
@@ -11,34 +11,37 @@ from tpi_mpi.common.errors import UserError
 
 
 def replace_file(path: Path, content: str | bytes, writer: str = "") -> None:
-    """Writes to ``path`` in one step. Raises UserError where the directory cannot be written to.
+    """Replaces the content of ``path`` in one step. Raises UserError if it cannot be written.
 
-    writer: another for each of several processes that may do so at once.
+    writer: a name for this process, if several processes may replace the file at once.
     """
     with _replacing(path, writer) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies a file's content in one step. Raises UserError where either cannot be read or written."""
+    """Replaces ``target`` with a copy of ``source`` in one step.
+
+    Raises UserError if the source cannot be read or the target cannot be written.
+    """
     with _replacing(target) as file, open(source, "rb") as original:
         shutil.copyfileobj(original, file)
 
 
 def check_writable(path: Path) -> None:
-    """Raises UserError where :func:`replace_file` would."""
+    """Raises UserError if :func:`replace_file` would fail for lack of a writable directory."""
     directory = path.resolve().parent
     if not _is_device(path) and (path.is_dir() or not os.access(directory, os.W_OK)):
         raise UserError(f"{path} cannot be written; name a file in a directory that exists and can be written to")
 
 
 def partial_name(path: Path, writer: str = "") -> Path:
-    """The name that a file has while it is written."""
+    """The name of a file while it is being written."""
     return path.with_name(f".{path.name}{writer}.partial")
 
 
 def publish(path: Path, writer: str = "") -> None:
-    """Gives a file that is complete under its partial name the name ``path``, once its bytes are on the disk."""
+    """Renames a complete file from its partial name to ``path``, once its bytes are on the disk."""
     with open(partial_name(path, writer), "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial_name(path, writer), path)
@@ -55,7 +58,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """Whether this is something, such as a pipe, that cannot be replaced but only written to."""
+    """Whether the path is something, such as a pipe, that can be written to but not replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
@@ -67,7 +70,7 @@ def _replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
             with open(path, "wb") as file:
                 yield file
             return
-        path = path.resolve()  # a link goes on leading to the file
+        path = path.resolve()  # a symbolic link keeps pointing to the file
         with open(partial_name(path, writer), "wb") as file:
             yield file
         publish(path, writer)

@@ -1,4 +1,4 @@
-"""A JSON object that somebody else wrote: every value is checked as it is taken."""
+"""A JSON object from outside the program: every value is checked as it is read."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,10 @@ from tpi_mpi.common.errors import UserError
 
 
 class JsonObject:
-    """The keys of one object, and where it is from: every complaint begins with that."""
+    """One object, and where it is from: every error message begins with that.
+
+    A value that is not what the accessor promises raises UserError.
+    """
 
     def __init__(self, values: Mapping[str, object], origin: str):
         self.values = values
@@ -17,7 +20,7 @@ class JsonObject:
 
     @classmethod
     def load(cls, path: Path) -> "JsonObject":
-        """Reads a file. Raises UserError where it is absent, or holds anything but a JSON object."""
+        """Reads a file. Raises UserError if it is missing or holds anything but a JSON object."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -29,10 +32,11 @@ class JsonObject:
         return cls(values, str(path))
 
     def refuse(self, complaint: str) -> NoReturn:
+        """Raises UserError with the origin and the complaint."""
         raise UserError(f"{self.origin} {complaint}")
 
     def get(self, key: str) -> object:
-        """The value as it is, or None."""
+        """The value as it is, unchecked, or None."""
         return self.values.get(key)
 
     def positive(self, key: str) -> int:
@@ -62,21 +66,21 @@ class JsonObject:
         return value
 
     def choice(self, key: str, choices: Iterable[str]) -> str:
-        """One of some names."""
+        """A string that is one of the choices."""
         value = self.get(key)
         if not isinstance(value, str) or value not in choices:
             self.refuse(f"has {key} {shorten(value)}; the supported ones are {', '.join(choices)}")
         return value
 
     def object(self, key: str) -> dict[str, object]:
-        """A nested object; empty where there is none."""
+        """A nested object; empty if absent."""
         value = self.get(key)
         if value is not None and not isinstance(value, dict):
             self.refuse(f"has {key} = {shorten(value)}; an object is needed")
         return dict(value or {})
 
     def token_ids(self, key: str) -> tuple[int, ...]:
-        """One token id or a list of them; empty where there is none."""
+        """One token id or a list of them, as a tuple; empty if absent."""
         value = self.get(key)
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
@@ -85,6 +89,6 @@ class JsonObject:
 
 
 def shorten(value: object) -> str:
-    """A value as it is shown in a message."""
+    """A value as a message shows it, in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

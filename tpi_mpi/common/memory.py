@@ -1,4 +1,4 @@
-"""Memory: what the machine has left, and what this process takes."""
+"""Memory: what the machine has left, and what this process takes. All sizes are in bytes."""
 
 import os
 import resource
@@ -10,35 +10,35 @@ from pathlib import Path
 
 from tpi_mpi.common.units import MIB
 
-# Without --memory, this part of what the machine has free is left to everything else on it.
+# Without --memory, this fraction of the machine's free memory is left for everything else on it.
 _MARGIN = 0.1
-# Between two samples of the resident size.
+# Seconds between samples of the resident size.
 _SAMPLE_SECONDS = 0.02
-# Page tables, which a cgroup is charged for too, and heaps that fragment.
+# Room for page tables, which also count in a cgroup, and for fragmented heaps.
 _GROWTH = 16 * MIB
 
 
 def peak_rss() -> int:
-    """Bytes: the most memory that was resident in this process at once."""
+    """The most memory, in bytes, that was ever resident in this process at once."""
     return _from_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
 
 
 def resident() -> int:
-    """Bytes of memory that are resident in this process now, or the peak where the system does not tell."""
+    """Bytes resident in this process now, or the peak if the system does not tell."""
     return _from_status("VmRSS") or peak_rss()
 
 
 def available() -> int:
-    """Bytes that processes on this machine, or in this process's cgroup, can still take."""
+    """Bytes that processes on this machine, and in this process's cgroups, can still take."""
     machine = _from_meminfo("MemAvailable") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     return min([machine, *_cgroup_rooms()])
 
 
 @contextmanager
 def sampled(sample: Callable[[int], None]) -> Iterator[None]:
-    """Inside the with-block, tells ``sample`` the resident bytes again and again."""
+    """Inside the with-block, calls ``sample`` with the resident bytes at regular intervals, from another thread."""
     left = threading.Event()
 
     def watch() -> None:
@@ -53,12 +53,15 @@ def sampled(sample: Callable[[int], None]) -> Iterator[None]:
 
 
 def taken() -> int:
-    """Bytes that this process has now, with room for what grows beside all that is counted."""
+    """Bytes resident in this process now, plus room for growth that nothing else accounts for."""
     return resident() + _GROWTH
 
 
 def default_budget(ranks_here: int) -> int:
-    """Bytes a rank may take where the user names no budget: its share of what is free, with a margin."""
+    """The memory budget of a rank, in bytes, without --memory: its share of what is free, less a margin.
+
+    ranks_here: number of ranks on this machine.
+    """
     share = int(resident() + available() * (1 - _MARGIN) / ranks_here)
     return min([share, *(limit for _, limit, _ in _limited_cgroups())])
 
@@ -83,12 +86,12 @@ def _kib_line(path: Path, key: str) -> int | None:
 
 
 def _cgroup_rooms() -> list[int]:
-    """What is left under each memory limit that this process's cgroup and those above it set."""
+    """Bytes left under each memory limit of this process's cgroup and its ancestors."""
     return [max(0, limit - usage + _reclaimable(directory)) for directory, limit, usage in _limited_cgroups()]
 
 
 def _limited_cgroups() -> list[tuple[Path, int, int]]:
-    """This process's cgroup and those above it that limit memory: their directory, limit and usage."""
+    """The directory, limit and usage of each cgroup, this process's or an ancestor of it, that limits memory."""
     found = []
     for directory, limit_name, usage_name in _cgroup_directories():
         limit, usage = _number(directory / limit_name), _number(directory / usage_name)
@@ -117,10 +120,10 @@ def _cgroup_directories() -> Sequence[tuple[Path, str, str]]:
 
 
 def _reclaimable(directory: Path) -> int:
-    """Bytes of a cgroup's page cache that no process has mapped: the kernel gives them up when others need them."""
+    """Bytes of a cgroup's page cache that no process has mapped: the kernel reclaims them on demand."""
     try:
         pairs = (line.split() for line in (directory / "memory.stat").read_text().splitlines())
-        found = {key.removeprefix("total_"): int(value) for key, value in pairs}  # totals, of version 1, come last
+        found = {key.removeprefix("total_"): int(value) for key, value in pairs}  # cgroup v1 lists its totals last
     except OSError:
         return 0
     cached = found.get("inactive_file", 0) + found.get("active_file", 0)

@@ -13,11 +13,13 @@ WIRES = ("float32", "bfloat16", "float16", "int8")
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How one request is continued. None stands for what the checkpoint's generation_config.json says, else for off.
+    """How one request is continued. None means what the checkpoint's generation_config.json says, or else off.
 
     max_new_tokens: None for as many as the context has room for, up to DEFAULT_NEW_TOKENS.
     temperature: 0 takes the most probable token every time.
-    seed: None draws another one for each run.
+    seed: None draws a new one for each run.
+
+    Raises UserError for a value that is not allowed.
     """
 
     max_new_tokens: int | None = None
@@ -38,7 +40,7 @@ class SamplingOptions:
         if self.top_p == 0 or self.repetition_penalty == 0:
             raise UserError("top_p and repetition_penalty must be greater than 0")
         if not all(isinstance(text, str) and text for text in self.stop):
-            raise UserError(f"stop is {list(self.stop)!r}; texts of at least one character are needed")
+            raise UserError(f"stop is {list(self.stop)!r}; strings of at least one character are needed")
 
     def _whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -54,13 +56,13 @@ class SamplingOptions:
             raise UserError(f"{name} is {value!r}; a number from {least} {f'to {most}' if most else 'up'} is needed")
 
     def override(self, values: dict[str, object]) -> "SamplingOptions":
-        """These options with some replaced. Raises UserError for a value that is not allowed."""
+        """A copy of these options with some replaced. Raises UserError for a value that is not allowed."""
         values = dict(values)
         if isinstance(values.get("stop"), str):
             values["stop"] = (values["stop"],)
         if "stop" in values:
             if not isinstance(values["stop"], list | tuple):
-                raise UserError(f"stop is {values['stop']!r}; a text or a list of texts is needed")
+                raise UserError(f"stop is {values['stop']!r}; a string or a list of strings is needed")
             values["stop"] = tuple(values["stop"])
         return replace(self, **values)
 
@@ -71,19 +73,22 @@ SAMPLING_KEYS = tuple(entry.name for entry in fields(SamplingOptions))
 def _at_least_one(options: object, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
-        if value is not None and not 1 <= value < float("inf"):  # nor is it nan
+        if value is not None and not 1 <= value < float("inf"):  # refuses nan too
             raise UserError(f"--{name.replace('_', '-')} is {value}; at least 1 is needed")
 
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What a run may use of the machines, and what it tells of them.
+    """How a run uses the machines, and what it reports about them.
 
-    memory: peak resident bytes a rank may reach, or None for what the machine has.
+    memory: peak resident bytes a rank may reach, or None for its share of what the machine has free.
     window: blocks in memory besides the pinned ones, or None for the program's choice.
-    wire: what partial results travel as. overlap: whether sums of a prompt go on behind computing.
+    wire: the dtype in which partial results travel. overlap: whether a prompt's sums overlap with computation.
     timeout: seconds within which the job ends when a machine is lost or a disk hangs.
-    threads: of each rank, or None for its share of the host's cores.
+    threads: threads per rank, or None for its share of the host's cores.
+    report, trace: files to write, or None.
+
+    Raises UserError for a value that is not allowed.
     """
 
     memory: int | None = None
@@ -100,7 +105,8 @@ class MachineOptions:
         _at_least_one(self, "window", "threads", "timeout")
         if self.allreduce == "mpi" and self.wire != "float32":
             raise UserError(
-                f"--wire {self.wire} is not for --allreduce mpi, which adds float32; name another allreduce"
+                f"--wire {self.wire} cannot be used with --allreduce mpi, which adds in float32; "
+                "choose another --allreduce"
             )
 
     @property
@@ -109,7 +115,7 @@ class MachineOptions:
 
 
 class _RankOptions:
-    """What the options of every program that runs a model on several ranks have."""
+    """What all programs that run a model on several ranks have in their options."""
 
     machine: MachineOptions
 
@@ -120,7 +126,7 @@ class _RankOptions:
 
 @dataclass(frozen=True)
 class GenerateOptions(_RankOptions):
-    """What tpi_mpi.generate is asked for."""
+    """The options of tpi_mpi.generate. Raises UserError for combinations that are not allowed."""
 
     slabs: Path
     sampling: SamplingOptions = SamplingOptions()
@@ -143,7 +149,7 @@ class GenerateOptions(_RankOptions):
 
 @dataclass(frozen=True)
 class BenchOptions(_RankOptions):
-    """What tpi_mpi.bench is asked for: a prompt of so many tokens, then so many one at a time."""
+    """The options of tpi_mpi.bench: the length of the prompt, and how many tokens to generate after it."""
 
     slabs: Path
     machine: MachineOptions = MachineOptions()
@@ -156,7 +162,7 @@ class BenchOptions(_RankOptions):
 
 @dataclass(frozen=True)
 class CheckOptions(_RankOptions):
-    """What tpi_mpi.check is asked for: whether these machines can take a prompt and new tokens of such lengths."""
+    """The options of tpi_mpi.check: whether the machines can run a prompt and new tokens of these lengths."""
 
     slabs: Path
     machine: MachineOptions = MachineOptions()
@@ -169,9 +175,10 @@ class CheckOptions(_RankOptions):
 
 @dataclass(frozen=True)
 class ScatterOptions:
-    """What weights_tools.scatter is asked for: slabs of rank 0's machine, brought to ``target`` on every machine.
+    """The options of weights_tools.scatter, which copies slabs from rank 0's machine to ``target`` on every machine.
 
-    verify: whether slabs that are in their place are read to their end.
+    verify: whether slabs that are already in place are read to the end and compared with their checksums.
+    timeout: seconds within which the job ends when a machine is lost or a disk hangs.
     """
 
     slabs: Path

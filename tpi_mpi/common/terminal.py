@@ -1,4 +1,4 @@
-"""The terminal that standard error is seen on, if it is one: also through a local mpirun, which has it in a pipe."""
+"""The terminal that shows standard error, if any: also through a local mpirun, which puts a pipe in between."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def terminal_width() -> int | None:
-    """The width of the terminal; None where standard error is not seen on one."""
+    """The width of the terminal in columns; None if standard error does not end up on one."""
     for path in ("/proc/self/fd/2", f"/proc/{os.getppid()}/fd/2"):
         if width := _width(path):
             return width
@@ -28,10 +28,10 @@ def _width(path: str) -> int | None:
 
 
 class StatusLine:
-    """One line under the cursor, which stays where it is: in the middle of a text, perhaps.
+    """A status line below the cursor. The cursor stays where it is, perhaps in the middle of streamed text.
 
-    In the words of a VT100: the cursor is taken down and up again, so that there is a line below it, is saved, and
-    comes back when the line is written.
+    As VT100 sequences: move down and up again, so that there is a line below; save the cursor; write the line; restore
+    the cursor.
     """
 
     _MAKE_ROOM, _SAVE, _BELOW, _BACK = "\x1bD\x1b[A", "\x1b7", "\n\x1b[K", "\x1b8"

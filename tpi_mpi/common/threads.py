@@ -1,4 +1,4 @@
-"""Threads that do a with-block's work, and do not outlive it unless it failed."""
+"""Threads that work for a with-block, and do not outlive it unless it fails."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """So many threads for the with-block, whose end waits for what they still do.
+    """A pool of ``count`` threads for the with-block, which waits for their work when it ends.
 
-    An error does not wait: it may be that one of them never returns.
+    After an error it does not wait, because one of them may never return.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     try:

@@ -10,11 +10,11 @@ _DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "ad
 
 
 class Trace:
-    """Adds up what each activity takes; with ``record``, keeps every span.
+    """Adds up the time that each activity takes; with ``record``, also keeps every span.
 
-    spans: (activity, name, start, duration). memory: (time, resident bytes).
-    Times are seconds since ``reset``, which all ranks call at the same moment so that their spans can be laid side
-    by side. Each activity belongs to one thread, so nothing is locked.
+    seconds: total seconds by activity. spans: (activity, name, start, duration). memory: (time, resident bytes).
+    Times are in seconds since ``reset``, which all ranks call at the same moment so that their spans are comparable.
+    Each activity belongs to one thread, so nothing is locked.
     """
 
     def __init__(self, record: bool = False):
@@ -30,7 +30,7 @@ class Trace:
 
     @contextmanager
     def span(self, activity: str, name: str) -> Iterator[None]:
-        """Accounts the time inside the with-block to ``activity``; ``name`` is shown in a trace."""
+        """Counts the time inside the with-block towards ``activity``; ``name`` is the label in a trace."""
         if activity in _DOING:
             self._doing = f"{_DOING[activity]} {name}"
         start = time.perf_counter()
@@ -43,16 +43,16 @@ class Trace:
                 self.spans.append((activity, name, start - self._origin, duration))
 
     def describe(self) -> str:
-        """What was begun last, but for fetching, which goes on behind everything."""
+        """What was begun last, apart from fetching, which runs in the background."""
         return self._doing
 
     def sample(self, resident: int) -> None:
-        """Takes down how much memory the process has now."""
+        """Records the memory that is resident now, in bytes."""
         self.memory.append((time.perf_counter() - self._origin, resident))
 
 
 def trace_events(rank: int, trace: dict) -> list[dict]:
-    """One rank's record in the Chrome trace-event format: a process a rank, a row an activity, a curve of memory.
+    """One rank's record in the Chrome trace-event format: one process per rank, one row per activity, a memory curve.
 
     trace: ``spans`` and ``memory`` of a Trace, and the rank's ``host`` and ``budget``. Times become microseconds.
     """

@@ -15,9 +15,9 @@ GIB = 1024**3
 
 
 def parse_size(text: str) -> int:
-    """Bytes in a size such as ``3GiB``, ``800 MB`` or ``1.5gib``; a bare number is bytes, a mebibyte or more.
+    """The bytes of a size such as ``3GiB``, ``800 MB`` or ``1.5gib``; a bare number, of a mebibyte or more, is bytes.
 
-    Raises UserError for anything else, zero and negative sizes included.
+    Raises UserError for anything else, including zero and negative sizes.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     factor = _FACTORS.get(match[2].lower()) if match else None
@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size in the largest binary unit that leaves at least one whole: ``1.50 GiB``."""
+    """Bytes as text, in the largest binary unit that leaves at least 1: ``1.50 GiB``."""
     for letter in "TGMK":
         unit = 1024 ** ("KMGT".index(letter) + 1)
         if size >= unit:
@@ -39,9 +39,10 @@ def format_size(size: int) -> str:
 
 
 def show_seconds(seconds: float) -> str:
+    """A time as text, in milliseconds below one second."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def show_rate(rate: float) -> str:
-    """Bytes a second."""
+    """Bytes per second as text, in GB/s."""
     return f"{rate / 1e9:.2f} GB/s"

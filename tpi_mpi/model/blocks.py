@@ -1,4 +1,4 @@
-"""What a block is made of: its tensors, where the checkpoint keeps them, and how each is cut."""
+"""The tensors of each block: where the checkpoint keeps them, and how they are cut."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Bounds, Partition
 
 Along = Literal["heads", "kv_heads", "columns", "whole", "root"]
-"""What a tensor is cut along: each rank gets some of the heads, key-value heads or feed-forward columns; the whole of
-it on every rank; or the whole of it on rank 0 alone."""
+"""What a tensor is cut along. Each rank gets some of its query heads, key-value heads or feed-forward columns; or the
+whole tensor is on every rank, or on rank 0 (root) alone."""
 
 
 class Kind(Enum):
-    """What a block computes; the value is what its name says."""
+    """What a block computes; the value is part of the block's name."""
 
     ATTENTION = "attention"
     FEED_FORWARD = "feed_forward"
@@ -24,18 +24,18 @@ class Kind(Enum):
 
 
 EMBEDDING = Kind.EMBEDDING.value
-"""The name of the block that is read by rows, outside the sweep."""
+"""The name of the block that is read row by row, outside the sweep."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
     """One tensor of a block.
 
-    name: its name inside the block: Hugging Face's, without the layer's prefix.
-    source, rows: the checkpoint's tensor, and the rows of it that are this one. Fused projections and the slices
-        of the output head are parts of a larger tensor; all others are the whole of theirs.
+    name: its name within the block: Hugging Face's, without the layer's prefix.
+    source, rows: the checkpoint's tensor, and the range of its rows that make up this one. Fused projections and the
+        slices of the output head are parts of a larger tensor; all others are the whole of theirs.
     width: length of the second axis, or None for a vector.
-    along, axis, unit: what it is cut along, on which axis, and how many elements of that axis one of them takes.
+    along, axis, unit: what it is cut along, on which axis, and the elements of that axis per head or column.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TensorSpec:
         return (rows,) if self.width is None else (rows, self.width)
 
     def shard(self, partition: Partition, rank: int) -> Bounds | None:
-        """The range of ``axis`` that this rank holds, in elements; None if it holds nothing of the tensor."""
+        """The range of ``axis`` that the rank holds, in elements; None if it holds none of the tensor."""
         if self.along == "root" and rank != 0:
             return None
         if self.along in ("whole", "root"):
@@ -61,7 +61,7 @@ class TensorSpec:
         return dealt[0] * self.unit, dealt[1] * self.unit
 
     def shard_shape(self, partition: Partition, rank: int) -> tuple[int, ...] | None:
-        """The shape of what this rank holds; None if it holds nothing of the tensor."""
+        """The shape of the rank's shard of the tensor; None if it holds none of it."""
         shard = self.shard(partition, rank)
         if shard is None:
             return None
@@ -72,7 +72,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Block:
-    """The unit that is fetched, used and released. ``layer`` is None for blocks of rank 0 alone."""
+    """The unit that is fetched, used and released. ``layer`` is None for blocks that only rank 0 has."""
 
     name: str
     kind: Kind
@@ -81,13 +81,13 @@ class Block:
 
 
 def blocks_of(config: ModelConfig, partition: Partition) -> tuple[Block, ...]:
-    """Every block of the model in the order of use, the embedding last: it is read by rows, outside the sweep."""
+    """Every block of the model in the order of use, then the embedding, which is read row by row outside the sweep."""
     layers = (block for layer in range(config.num_hidden_layers) for block in _layer(config, layer))
     return (*layers, *_head(config, partition), *_embedding(config))
 
 
 def shard_blocks(config: ModelConfig, partition: Partition, rank: int) -> tuple[Block, ...]:
-    """The blocks of which this rank holds anything, with only the tensors that it holds."""
+    """The blocks that the rank holds some of, each with only the tensors that it holds."""
     held = []
     for block in blocks_of(config, partition):
         tensors = tuple(spec for spec in block.tensors if spec.shard(partition, rank) is not None)
@@ -97,7 +97,7 @@ def shard_blocks(config: ModelConfig, partition: Partition, rank: int) -> tuple[
 
 
 def sources_of(config: ModelConfig, partition: Partition) -> dict[str, tuple[int, ...]]:
-    """The tensors that a checkpoint of this config must hold, with their shapes."""
+    """The shape of every tensor that a checkpoint with this config must hold, by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for block in blocks_of(config, partition):
         for spec in block.tensors:
@@ -112,7 +112,7 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Block]:
 
 
 class _Layer:
-    """Spells out the tensors of one layer, which differ in little."""
+    """Makes the specifications of one layer's tensors, which differ only in details."""
 
     def __init__(self, config: ModelConfig, layer: int):
         self.hidden_size = config.hidden_size
@@ -122,7 +122,7 @@ class _Layer:
         return TensorSpec(names.weight_of(module), self.prefix + names.weight_of(module), (0, size))
 
     def rows(self, module: str, rows: int, along: Along, unit: int, source: str = "", first: int = 0) -> TensorSpec:
-        """A projection of the hidden states: each rank computes some of its rows."""
+        """A projection of the hidden states, cut by rows: each rank computes some of its outputs."""
         source = self.prefix + names.weight_of(source or module)
         return TensorSpec(names.weight_of(module), source, (first, first + rows), self.hidden_size, along, 0, unit)
 
@@ -130,7 +130,7 @@ class _Layer:
         return TensorSpec(names.bias_of(module), self.prefix + names.bias_of(module), (0, rows), None, along, 0, unit)
 
     def columns(self, module: str, columns: int, along: Along, unit: int) -> TensorSpec:
-        """A projection back to the hidden size: each rank computes a partial sum from some of its columns."""
+        """A projection back to the hidden size, cut by columns: each rank computes a partial sum."""
         source = self.prefix + names.weight_of(module)
         return TensorSpec(names.weight_of(module), source, (0, self.hidden_size), columns, along, 1, unit)
 
@@ -177,7 +177,7 @@ def _feed_forward(config: ModelConfig, layer: int) -> tuple[TensorSpec, ...]:
 
 
 def _head(config: ModelConfig, partition: Partition) -> Iterator[Block]:
-    """Slices of the output head, the final norm with the first of them."""
+    """One block per slice of the output head; the first also holds the final norm."""
     tied = f"model.{names.weight_of(names.EMBEDDING)}"
     source = tied if config.tie_word_embeddings else names.weight_of(names.HEAD)
     name = names.weight_of(names.FINAL_NORM)
@@ -188,7 +188,7 @@ def _head(config: ModelConfig, partition: Partition) -> Iterator[Block]:
 
 
 def _embedding(config: ModelConfig) -> Iterator[Block]:
-    """None where the embedding is tied: rows are then read from the slices of the head."""
+    """The block of the embedding; none if it is tied, as its rows are then read from the slices of the head."""
     if not config.tie_word_embeddings:
         name = names.weight_of(names.EMBEDDING)
         rows = TensorSpec(name, f"model.{name}", (0, config.vocab_size), config.hidden_size, "root")

@@ -1,4 +1,4 @@
-"""config.json, read strictly: a key that changes the result is understood or refused, never ignored."""
+"""config.json, read strictly: a key that may change the result is either understood or refused, never ignored."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ COMMON_DEFAULTS = {
     "original_max_position_embeddings": None,
 }
 
-# Keys without influence on the next token's probabilities: provenance, training, classification heads, the
-# generation settings that old releases of transformers kept here, and ids that the tokenizer already knows.
+# Keys that do not affect the next token's probabilities: provenance, training, classification heads, the generation
+# settings that old releases of transformers kept here, and ids that the tokenizer already knows.
 _INERT = frozenset(
     """
     architectures attention_dropout attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id
@@ -39,8 +39,8 @@ _INERT = frozenset(
     transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_cache
     """.split()
 )
-# Keys that published checkpoints carry although their model_type has no such switch, with the one value under which
-# they change nothing.
+# Keys that published checkpoints carry although their model_type has no such switch, each with the one value that
+# changes nothing.
 _INERT_VALUES = {
     "attention_bias": False,
     "full_attn_mod": 1,
@@ -57,11 +57,11 @@ ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model's shape and switches. Fields that config.json has carry its names.
+    """One model's shape and switches. Fields that are keys of config.json have the same names.
 
     sliding_windows: per layer, the number of positions a token attends to, or None for all.
-    eos_token_id: every id that ends a sequence; empty where config.json names none.
-    keys: the object of config.json as it was read, without ignored keys, so that it can be stored and read again.
+    eos_token_id: every id that ends a sequence; empty if config.json names none.
+    keys: the object in config.json as it was read, without ignored keys, so that it can be stored and read again.
     """
 
     model_type: str
@@ -90,15 +90,15 @@ class ModelConfig:
 
     @property
     def context_length(self) -> int:
-        """Positions a sequence may fill, prompt included. Dynamic scaling exists to exceed the trained length."""
+        """The most positions of a sequence, prompt included. Dynamic scaling exists to exceed the trained length."""
         factor = self.rope.factor if self.rope.rope_type == "dynamic" else 1
         return int(self.max_position_embeddings * factor)
 
     @classmethod
     def load(cls, path: Path, ignored: Collection[str] = ()) -> "ModelConfig":
-        """Reads the config.json at this path. Raises UserError where it is absent, broken or not understood.
+        """Reads the config.json at this path. Raises UserError if it is missing, broken or not understood.
 
-        ignored: keys that the user says change nothing.
+        ignored: keys that, according to the user, change nothing.
         """
         keys = JsonObject.load(path)
         return cls.from_keys(keys.values, keys.origin, ignored)
@@ -107,7 +107,7 @@ class ModelConfig:
     def from_keys(
         cls, keys: Mapping[str, object], origin: str = "config.json", ignored: Collection[str] = ()
     ) -> "ModelConfig":
-        """Makes the config of an object in config.json's format. Raises UserError where it is not understood."""
+        """Makes a config from an object in config.json's format. Raises UserError if it is not understood."""
         if not isinstance(keys, dict):
             raise UserError(f"{origin} is not a JSON object")
         return _Reader(keys, origin, ignored).config()
@@ -134,7 +134,7 @@ class _Reader:
         self.raw = JsonObject(rest, self.raw.origin)
 
     def understands(self, key: str) -> bool:
-        """Keys that begin with an underscore are transformers' own bookkeeping."""
+        """Whether the key is known. Keys that begin with an underscore are transformers' own bookkeeping."""
         understood = {*_REQUIRED, *COMMON_DEFAULTS, *self.family.defaults, *_INERT, "quantization_config"}
         return key in understood or key.startswith("_")
 
@@ -190,7 +190,8 @@ class _Reader:
         types = self.keys.get("layer_types")
         if types is not None and (len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}):
             self.keys.refuse(
-                f"has layer_types {shorten(types)}; {layers} full_attention or sliding_attention are needed"
+                f"has layer_types {shorten(types)}; a list of {layers} items, each full_attention or "
+                "sliding_attention, is needed"
             )
         if self.keys.get("sliding_window") is not None:
             self.keys.positive("sliding_window")

@@ -1,14 +1,14 @@
-"""The model families, one row per model_type: what a config.json of that type means where it is silent.
+"""The model families, one entry per model_type: what applies where a config.json of that type is silent.
 
-A row holds only what distinguishes the family. Everything that config.json states itself is read by
-:mod:`tpi_mpi.model.config`, which turns the two into one ModelConfig.
+An entry holds only what distinguishes the family. What config.json does say is read by :mod:`tpi_mpi.model.config`,
+which combines the two into a ModelConfig.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Values = Mapping[str, object]
-"""The values of a config.json by key, the family's defaults filled in."""
+"""The values of a config.json by key, with the family's defaults filled in."""
 
 
 def never(values: Values) -> bool:
@@ -36,7 +36,7 @@ def every_layer_slides(values: Values) -> tuple[int | None, ...]:
 
 
 def upper_layers_slide(values: Values) -> tuple[int | None, ...]:
-    """The layers named in layer_types, or those from max_window_layers up, if use_sliding_window says so."""
+    """The sliding layers of layer_types, or else those from max_window_layers up, if use_sliding_window is set."""
     window = values["sliding_window"] if values["use_sliding_window"] else None
     types = values["layer_types"]
     if types is None:
@@ -51,14 +51,14 @@ def upper_layers_slide(values: Values) -> tuple[int | None, ...]:
 class Family:
     """How the layers of one model_type differ from Llama's.
 
-    defaults: values of the keys that config.json may leave out; a key named neither here nor in
+    defaults: values of the keys that config.json may leave out; a key that is neither here nor in
         ``config.COMMON_DEFAULTS`` is not understood for this family.
     qkv_bias, output_bias, mlp_bias: whether these projections carry a bias.
     sliding_windows: for each layer, the number of positions a token attends to, or None for all.
-    qk_norm: queries and keys are RMS-normalised per head before the rotary embedding.
-    fused: the checkpoint stores q, k, v as one qkv_proj and gate, up as one gate_up_proj.
-    rope_renames: names under which this family's checkpoints knew a rope_type.
-    restarts_longrope: a generation that outgrows the original context starts over with the long factors.
+    qk_norm: whether queries and keys are RMS-normalised per head before the rotary embedding.
+    fused: whether the checkpoint stores q, k, v as one qkv_proj and gate, up as one gate_up_proj.
+    rope_renames: other names of a rope_type in this family's checkpoints.
+    restarts_longrope: whether a sequence that outgrows the original context is recomputed with the long factors.
     """
 
     defaults: Values = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The keys and values of the positions so far, of this rank's heads alone."""
+"""The keys and values of the positions so far, for this rank's heads alone."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 class KVCache:
     """Keys and values of one sequence, for every layer.
 
-    Memory is taken from the system as positions are written, up to ``capacity`` of them.
+    The system provides memory only as positions are written, up to ``capacity`` of them.
     """
 
     def __init__(self, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype):
@@ -14,11 +14,11 @@ class KVCache:
 
     @staticmethod
     def size(layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of a cache made with these arguments."""
+        """The size in bytes of a cache made with these arguments."""
         return layers * 2 * kv_heads * capacity * head_dim * dtype.itemsize
 
     def append(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Stores the keys and values, each (KV, T, head_dim), of the positions from ``start`` on."""
+        """Stores keys and values, each (KV, T, head_dim), of the T positions from ``start`` on."""
         stop = start + keys.shape[1]
         self._states[layer, 0, :, start:stop] = keys
         self._states[layer, 1, :, start:stop] = values

@@ -1,4 +1,4 @@
-"""The arithmetic of a transformer layer, as functions of activations in float32 and weights in any dtype."""
+"""The arithmetic of a transformer layer: functions of float32 activations and of weights in any dtype."""
 
 from functools import cache
 
@@ -15,26 +15,26 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": lambda states: F.gelu(states, approximate="tanh"),
 }
 
-# A weight in half precision is widened by tiles of this many elements, which stay in the core's cache.
+# Half-precision weights are widened in tiles of this many elements, which fit in a core's cache.
 _TILE_ELEMENTS = 1024**2
-# Fewer rows than this are multiplied without widening: the product then costs less than the widening.
+# Fewer rows than this are multiplied without widening, which would cost more than the product itself.
 _TILE_MIN_ROWS = 4
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root-mean-square normalisation over the last axis."""
+    """Root-mean-square normalisation of states (..., N) over the last axis, scaled by weight (N,)."""
     variance = states.pow(2).mean(-1, keepdim=True)
     return states * torch.rsqrt(variance + eps) * weight.float()
 
 
 def linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """The states (M, K) times the transpose of weight (N, K), plus bias (N,): (M, N) in float32."""
+    """States (M, K) times the transpose of weight (N, K), plus bias (N,): (M, N) in float32."""
     product = _multiply(states, weight)
     return product if bias is None else product + bias.float()
 
 
 def _multiply(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """In half precision, states and product are rounded to the weight's dtype, however many rows there are."""
+    """With half-precision weights, states and product are rounded to their dtype, whatever the number of rows."""
     if weight.dtype == torch.float32:
         return F.linear(states, weight)
     states = states.to(weight.dtype)
@@ -46,7 +46,7 @@ def _multiply(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _multiply_vector(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """One row, by torch's own product: it reads the weight at twice the rate of oneDNN's, and rounds the same."""
+    """One row, by torch's own GEMV: it reads the weight at twice the rate of oneDNN's, and rounds the same way."""
     onednn.enabled = False
     try:
         return torch.mv(weight, state)
@@ -56,12 +56,12 @@ def _multiply_vector(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _multiplies_fast(dtype: torch.dtype) -> bool:
-    """Whether torch has a matrix product for this half precision: elsewhere it takes one row after the other."""
+    """Whether torch has a fast matrix product for this half precision; without one, it multiplies row by row."""
     return dtype == torch.bfloat16 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _multiply_by_tiles(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """As a matrix product packs its panels: a cache-sized tile of the weight is widened, used, and overwritten."""
+    """Like a GEMM that packs panels: a cache-sized tile of the weight is widened, used, and overwritten."""
     rows, width = weight.shape
     height = max(16, _TILE_ELEMENTS // width)
     tile = torch.empty(min(height, rows), width)
@@ -88,23 +88,24 @@ def attention(
 ) -> torch.Tensor:
     """Grouped-query attention (arXiv 2305.13245) over the keys seen so far.
 
-    queries: (H, T, head_dim), consecutive heads, of which ``heads_per_kv`` read one key-value head. The first is
-        number ``first`` of those that read its own: a rank's heads may begin and end between two key-value heads.
+    queries: (H, T, head_dim), consecutive heads; each key-value head is read by ``heads_per_kv`` of the model's.
+    first: position of the first query head among those that read its key-value head. It need not be 0, because a
+        rank's heads may begin and end anywhere.
     keys, values: (KV, S, head_dim) in any dtype.
-    mask: (T, S), true where a query sees a key; None where every query sees all.
+    mask: (T, S), true where a query sees a key; None if every query sees all keys.
     Returns (H, T, head_dim) in float32.
     """
     heads, count, dim = queries.shape
     missing = len(keys) * heads_per_kv - first - heads
-    if first or missing:  # heads of other ranks leave gaps at the first and the last key-value head
+    if first or missing:  # the first and last key-value heads are also read by heads of other ranks: pad those
         queries = F.pad(queries, (0, 0, 0, 0, first, missing))
     mixed = _attend(queries.view(len(keys), heads_per_kv, count, dim), keys.float(), values.float(), mask)
     return mixed.reshape(len(keys) * heads_per_kv, count, dim)[first : first + heads]
 
 
 def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """From queries (KV, heads_per_kv, T, head_dim), keys and values (KV, S, head_dim); returns the queries' shape."""
-    if queries.shape[2] == 1:  # one token: heads take the place of positions, and keys are read once
+    """Attention of queries (KV, heads_per_kv, T, head_dim) to keys, values (KV, S, head_dim); same shape as queries."""
+    if queries.shape[2] == 1:  # one token: treat heads as positions, so that keys are read only once
         mixed = F.scaled_dot_product_attention(queries.transpose(1, 2), keys[:, None], values[:, None])
         return mixed.transpose(1, 2)
     shape = (*queries.shape[:2], *keys.shape[1:])
@@ -113,7 +114,10 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mas
 
 
 def causal_mask(start: int, count: int, first_key: int, window: int | None) -> torch.Tensor:
-    """(count, S): which of the keys from ``first_key`` on the queries from position ``start`` on may see."""
+    """(count, S), true where a query sees a key: queries from position ``start`` on, keys from ``first_key`` on.
+
+    window: the number of latest positions that a query sees, itself included; None for all.
+    """
     query = torch.arange(start, start + count)[:, None]
     key = torch.arange(first_key, start + count)
     seen = key <= query

@@ -1,4 +1,4 @@
-"""Hugging Face's names of a model's modules, and of their tensors: nothing else spells them."""
+"""Hugging Face's names of a model's modules and their tensors, spelled out nowhere else."""
 
 ATTENTION_NORM = "input_layernorm"
 Q_PROJ, K_PROJ, V_PROJ, O_PROJ = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"

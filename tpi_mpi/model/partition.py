@@ -1,4 +1,4 @@
-"""Which rank holds which heads and columns: the one place that decides it."""
+"""Which rank holds which heads and columns, decided here and nowhere else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from tpi_mpi.model.config import ModelConfig
 Bounds = tuple[int, int]
 """A half-open range, as (start, stop)."""
 
-# Feed-forward columns are dealt in multiples of at most this many (128 bytes of bfloat16, so that no rank's rows of
-# down_proj begin inside another's cache lines), in smaller ones where that would leave the ranks unequal.
+# Feed-forward columns are dealt in multiples of this many (128 bytes of bfloat16, so that no rank's rows of down_proj
+# begin inside another's cache lines), or of fewer if that would leave the ranks unequal.
 _MOST_COLUMNS_TOGETHER = 64
 
 
 def bounds(total: int, ratios: Sequence[float], together: int = 1) -> tuple[Bounds, ...]:
-    """Deals ``total`` things in order to as many owners as there are ratios, always so many of them ``together``.
+    """Deals ``total`` things in order to one owner per ratio, in lots of ``together``; the last lot may be short.
 
-    Every owner gets at least one lot of these, and beyond that as near to its ratio as whole lots allow; the last
-    lot may be short. There must be at least as many lots as ratios.
+    Every owner gets at least one lot, and otherwise comes as close to its ratio as whole lots allow. There must be at
+    least as many lots as ratios.
     """
     lots = -(-total // together)
     assert lots >= len(ratios), f"{lots} lots cannot be dealt to {len(ratios)} owners"
@@ -37,12 +37,12 @@ _HEADS_PER_KV = "group"
 
 @dataclass(frozen=True)
 class Partition:
-    """How one model is dealt to ``size`` ranks. The same on every rank; stored in every slab.
+    """How a model is dealt to ``size`` ranks. The same on every rank, and stored in every slab.
 
-    heads: each rank's query heads.
-    columns: each rank's columns of the feed-forward block.
-    vocabulary: the rows of the output head, all on rank 0, in slices that are blocks of their own.
-    heads_per_kv: query heads that read one key-value head.
+    heads: each rank's range of query heads.
+    columns: each rank's range of feed-forward columns.
+    vocabulary: the slices of the output head, as ranges of its rows; each is a block of its own, all on rank 0.
+    heads_per_kv: number of query heads that read one key-value head.
     """
 
     heads: tuple[Bounds, ...]
@@ -55,12 +55,12 @@ class Partition:
         return len(self.heads)
 
     def kv_heads(self, rank: int) -> Bounds:
-        """The key-value heads that this rank's query heads read: a rank holds a copy of every one it needs."""
+        """The key-value heads that the rank's query heads read; it holds a copy of each, even if others do too."""
         start, stop = self.heads[rank]
         return start // self.heads_per_kv, -(-stop // self.heads_per_kv)
 
     def to_json(self) -> dict:
-        """As slabs hold it."""
+        """The partition as slabs store it."""
         return {key: getattr(self, key) for key in _RANGES} | {_HEADS_PER_KV: self.heads_per_kv}
 
     @classmethod
@@ -72,11 +72,11 @@ class Partition:
     def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":
         """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
 
-        What is dealt is bytes: rank 0, which has the output head, gets fewer feed-forward columns in return, so
-        that no rank waits for another to read or multiply more than its part.
+        Shards are balanced by bytes: rank 0, which has the output head, gets fewer feed-forward columns in return, so
+        that no rank waits for another with a larger shard.
 
-        Raises UserError where there are more ranks than query heads or feed-forward columns, or where the ratios
-        are not one positive number a rank.
+        Raises UserError if there are more ranks than query heads or feed-forward columns, or if the ratios are not one
+        positive number per rank.
         """
         ratios = tuple(ratios or (1.0,) * size)
         _check(config, size, ratios)
@@ -88,24 +88,24 @@ class Partition:
 
 
 def _attention_rows(config: ModelConfig, heads: Bounds, heads_per_kv: int) -> int:
-    """A rank's part of an attention block, in rows of the hidden size: queries, keys, values and output."""
+    """A rank's shard of an attention block (queries, keys, values, output), in rows of the hidden size."""
     start, stop = heads
     kv_heads = -(-stop // heads_per_kv) - start // heads_per_kv
     return 2 * config.head_dim * (stop - start + kv_heads)
 
 
 def _columns_wanted(config: ModelConfig, ratios: Sequence[float], attention: Sequence[int]) -> list[float]:
-    """Feed-forward columns, each three rows, that give every rank its part of all the rows of an average layer."""
+    """Feed-forward columns per rank, of three rows each, that divide an average layer's rows by the ratios."""
     head = config.vocab_size / config.num_hidden_layers
     taken = [rows + head * (rank == 0) for rank, rows in enumerate(attention)]
     rows = sum(taken) + 3 * config.intermediate_size
-    least = 1 / config.intermediate_size  # bounds() gives those who should have none a lot
+    least = 1 / config.intermediate_size  # for ranks that should get none: bounds() still gives them one lot
     return [max(least, (rows * ratio / sum(ratios) - own) / 3) for ratio, own in zip(ratios, taken, strict=True)]
 
 
 def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
     if len(ratios) != size:
-        raise UserError(f"{len(ratios)} ratios for {size} ranks; one a rank is needed, as in {','.join('1' * size)}")
+        raise UserError(f"{len(ratios)} ratios for {size} ranks; one per rank is needed, as in {','.join('1' * size)}")
     if not all(0 < ratio < float("inf") for ratio in ratios):
         raise UserError(f"ratios {','.join(map(str, ratios))} are not all positive numbers")
     for what, limit in (
@@ -117,7 +117,7 @@ def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
 
 
 def _columns_together(columns: int, size: int) -> int:
-    """The largest power of two that still gives every rank some forty lots, so that ranks differ little."""
+    """The size of a lot: the largest power of two that gives each rank some forty lots, so that ranks differ little."""
     together = _MOST_COLUMNS_TOGETHER
     while together > 1 and columns < 40 * size * together:
         together //= 2
@@ -125,9 +125,9 @@ def _columns_together(columns: int, size: int) -> int:
 
 
 def _vocabulary_slices(config: ModelConfig, heads: Sequence[Bounds], columns: Sequence[Bounds]) -> tuple[Bounds, ...]:
-    """Cuts the output head into slices no larger than the largest block of any rank's layers."""
+    """Cuts the output head into slices no larger than any rank's largest layer block."""
     attention = max(2 * (stop - start) * config.head_dim for start, stop in heads)
     feed_forward = max(3 * (stop - start) for start, stop in columns)
-    rows = max(attention, feed_forward)  # each as wide as the hidden states, like a row of the head
+    rows = max(attention, feed_forward)  # of the hidden size, like those of the head
     slices = -(-config.vocab_size // rows)
     return bounds(config.vocab_size, (1.0,) * slices)

@@ -1,4 +1,4 @@
-"""The rotary position embedding (Su et al., arXiv 2104.09864) and the ways of scaling it to longer contexts."""
+"""The rotary position embedding (Su et al., arXiv 2104.09864) and its extensions to longer contexts."""
 
 import math
 
@@ -9,9 +9,9 @@ from tpi_mpi.model.rope_config import RopeParameters
 
 
 class Rope:
-    """Angles for the positions of one model.
+    """The rotation angles of one model's positions.
 
-    All arithmetic is in float32, as in training: at position 4000 even the last bit of a frequency shows.
+    All arithmetic is in float32, as in training: at position 4000 even the last bit of a frequency matters.
     """
 
     def __init__(self, config: ModelConfig):
@@ -22,20 +22,20 @@ class Rope:
         self._restarts = config.family.restarts_longrope and config.rope.rope_type == "longrope"
 
     def tables(self, start: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines for ``count`` positions from ``start``, each (count, dim / 2).
+        """Cosines and sines for ``count`` positions from ``start`` on, each (count, dim / 2).
 
-        length: positions of the sequence so far, those of this sweep included; two ways of scaling depend on it.
+        length: positions of the sequence so far, including this sweep's; two of the rope types depend on it.
         """
         positions = torch.arange(start, start + count, dtype=torch.float32)
         angles = positions[:, None] * self.inverse_frequencies(length)
         return angles.cos() * self.scale, angles.sin() * self.scale
 
     def restarts_at(self, length: int) -> bool:
-        """Whether a sequence that grows to this length must be read again from its start, with other frequencies."""
+        """Whether a sequence that reaches this length must be recomputed from its start, with other frequencies."""
         return self._restarts and length == self.parameters.original_max_position_embeddings + 1
 
     def inverse_frequencies(self, length: int) -> torch.Tensor:
-        """Radians a position for each pair of dimensions, (dim / 2,)."""
+        """Radians per position for each pair of dimensions, (dim / 2,)."""
         settings = self.parameters
         base, exponents = settings.rope_theta, torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
         match settings.rope_type:
@@ -56,9 +56,9 @@ class Rope:
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns each pair (i, i + dim / 2) of the first ``dim`` components by its angle.
+    """Rotates each pair (i, i + dim / 2) of the first ``dim`` components by its angle.
 
-    states: (H, T, head_dim); cos, sin: (T, dim / 2). Components beyond ``dim`` pass through.
+    states: (H, T, head_dim). cos, sin: (T, dim / 2). Returns (H, T, head_dim); components beyond ``dim`` are unchanged.
     """
     half = cos.shape[-1]
     first, second, rest = states[..., :half], states[..., half : 2 * half], states[..., 2 * half :]
@@ -66,7 +66,7 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def _attention_factor(settings: RopeParameters, trained_length: int) -> float:
-    """What cosines and sines are multiplied by, so that attention stays as sharp over a longer context."""
+    """The factor on cosines and sines that keeps attention as sharp over a longer context."""
     if settings.attention_factor is not None:
         return settings.attention_factor
     if settings.rope_type == "yarn":
@@ -93,10 +93,10 @@ def _yarn_mscale(factor: float, weight: float) -> float:
 
 
 def _yarn(settings: RopeParameters, dim: int, exponents: torch.Tensor) -> torch.Tensor:
-    """YaRN (Peng et al., arXiv 2309.00071): slow dimensions are interpolated, fast ones kept, a ramp between."""
+    """YaRN (Peng et al., arXiv 2309.00071): interpolates slow dimensions, keeps fast ones, with a ramp in between."""
 
     def dimension_turning(rotations: float) -> float:
-        """The dimension that turns so many times over the original context."""
+        """The dimension that makes this many rotations over the original context."""
         context = settings.original_max_position_embeddings
         return dim * math.log(context / (rotations * 2 * math.pi)) / (2 * math.log(settings.rope_theta))
 
@@ -111,7 +111,7 @@ def _yarn(settings: RopeParameters, dim: int, exponents: torch.Tensor) -> torch.
 
 
 def _llama3(settings: RopeParameters, frequencies: torch.Tensor) -> torch.Tensor:
-    """Llama 3.1: long waves are divided by the factor, short ones kept, those between blended."""
+    """Llama 3.1: divides low frequencies by the factor, keeps high ones, and blends those in between."""
     turns = settings.original_max_position_embeddings * frequencies / (2 * math.pi)  # over the original context
     low, high = settings.low_freq_factor, settings.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)

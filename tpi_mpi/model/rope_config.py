@@ -1,4 +1,4 @@
-"""The rotary embedding's settings, in both ways that config.json files have of writing them."""
+"""The rotary embedding's settings, in either of the forms that config.json files use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tpi_mpi.model.families import Family
 
 @dataclass(frozen=True)
 class RopeParameters:
-    """Settings of one model, under the names of config.json's rope_parameters."""
+    """One model's settings, named as in rope_parameters of config.json."""
 
     rope_type: str = "default"
     rope_theta: float = 10000.0
@@ -45,9 +45,9 @@ _LISTS = ("short_factor", "long_factor")
 
 
 def read_rope(config: JsonObject, family: Family, head_dim: int) -> RopeParameters:
-    """Settings from the keys of a config.json, its family's defaults filled in.
+    """Reads the settings from a config.json whose family's defaults are filled in.
 
-    They are in rope_parameters, or in rope_scaling, rope_theta and others at the top level.
+    They are either in rope_parameters, or in rope_scaling, rope_theta and others at the top level.
     Raises UserError for any setting that is not understood.
     """
     given = {
@@ -74,7 +74,7 @@ def _rope_type(config: JsonObject, family: Family, given: Mapping[str, object]) 
 
 
 def _original_positions(config: JsonObject, given: Mapping[str, object]) -> object:
-    """The trained length: the top level's word counts before that of the rope settings."""
+    """The trained length: the top level takes precedence over the rope settings."""
     candidates = (config.get(_ORIGINAL), given.get(_ORIGINAL), config.get("max_position_embeddings"))
     return next((value for value in candidates if value is not None), None)
 
@@ -85,7 +85,7 @@ def _checked(
     values = {key: keys.number(key) for key in {*needed, *keys.values} - {*_LISTS, "truncate", _ORIGINAL}}
     partial = values.get("partial_rotary_factor", 1.0)
     if partial > 1 or (partial != 1 and "partial_rotary_factor" not in family.defaults):
-        keys.refuse(f"has partial_rotary_factor {partial}, which this model_type does not take")
+        keys.refuse(f"has partial_rotary_factor {partial}, which this model_type does not support")
     values |= {key: keys.numbers(key, int(head_dim * partial) // 2) for key in _LISTS if key in needed}
     if _ORIGINAL in keys.values:
         values[_ORIGINAL] = keys.positive(_ORIGINAL)

@@ -1,4 +1,4 @@
-"""One rank's shard of the model: what it computes of each block. No MPI, no files."""
+"""One rank's shard of the model: the part of each block that it computes. No MPI, no files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclass
 class Span:
-    """Consecutive positions that are computed together, and what all layers need to know of them.
+    """Consecutive positions that are computed together, and what all layers need to know about them.
 
-    cos, sin: (count, rotary dim / 2)
+    cos, sin: (count, rotary dim / 2), float32.
     """
 
     start: int
@@ -38,7 +38,7 @@ class Span:
         return 0 if window is None else max(0, self.start - window + 1)
 
     def mask(self, window: int | None) -> torch.Tensor | None:
-        """(count, keys from first_key on); None for a single position, which sees all of them."""
+        """(count, keys from first_key on), true where seen; None for a single position, which sees all of them."""
         if self.count == 1:
             return None
         if window not in self._masks:
@@ -47,10 +47,10 @@ class Span:
 
 
 class ModelShard:
-    """The computation of one rank. Weights are passed in, as the window delivers them.
+    """The computation of one rank. Weights are passed in as the window delivers them.
 
-    Every result named partial is (T, hidden_size) in float32, to be summed over the ranks.
-    blocks: what this rank computes of a sweep, in order.
+    Every partial is (T, hidden_size) in float32, to be summed over the ranks.
+    blocks: the blocks of a sweep on this rank, in order.
     """
 
     def __init__(self, config: ModelConfig, partition: Partition, rank: int, kv_dtype: str):
@@ -69,14 +69,14 @@ class ModelShard:
         return KVCache(*self._cache_shape(capacity), self._kv_dtype)
 
     def memory(self, capacity: int, chunk: int) -> int:
-        """Bytes that it takes besides weights, for a sequence of ``capacity`` positions computed by chunks."""
+        """Bytes needed besides weights for a sequence of ``capacity`` positions, computed ``chunk`` at a time."""
         return KVCache.size(*self._cache_shape(capacity), self._kv_dtype) + self._activations(capacity, chunk)
 
     def _activations(self, length: int, chunk: int) -> int:
-        """Bytes of the largest activations while a sequence of ``length`` positions is computed by chunks."""
+        """Peak bytes of activations while a sequence of ``length`` positions is computed, ``chunk`` at a time."""
         config = self.config
         chunk = min(length, chunk)
-        whole = 2 * length * config.hidden_size  # the hidden states, and their copy on its way to the others
+        whole = 2 * length * config.hidden_size  # the hidden states, and their copy in flight to the other ranks
         projected = chunk * (6 * config.hidden_size + 3 * self.columns + 6 * self.heads * config.head_dim)
         widened = 2 * self.kv_heads * length * config.head_dim  # keys and values in float32
         return 4 * (whole + projected + widened + chunk * length + config.vocab_size)
@@ -85,11 +85,14 @@ class ModelShard:
         return self.config.num_hidden_layers, self.kv_heads, capacity, self.config.head_dim
 
     def span(self, start: int, count: int, length: int) -> Span:
-        """The positions from ``start`` on, in a sequence that has ``length`` of them after this sweep."""
+        """``count`` positions from ``start`` on, in a sequence that has ``length`` positions after this sweep."""
         return Span(start, count, *self.rope.tables(start, count, length))
 
     def attention(self, weights: Weights, hidden: torch.Tensor, layer: int, span: Span, cache: KVCache) -> torch.Tensor:
-        """The partial of an attention block, from the hidden states (T, hidden_size) of the span's positions."""
+        """The partial of an attention block, from the hidden states (T, hidden_size) of the span's positions.
+
+        Appends the span's keys and values to the cache.
+        """
         states = self._normalise(weights, names.ATTENTION_NORM, hidden)
         queries = self._heads(weights, states, names.Q_PROJ, names.Q_NORM)
         keys = self._heads(weights, states, names.K_PROJ, names.K_NORM)
@@ -110,17 +113,17 @@ class ModelShard:
         return projected.transpose(0, 1)
 
     def feed_forward(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
-        """The partial of a feed-forward block."""
+        """The partial of a feed-forward block, from hidden states (T, hidden_size)."""
         states = self._normalise(weights, names.FEED_FORWARD_NORM, hidden)
         gate, up = self._project(weights, names.GATE_PROJ, states), self._project(weights, names.UP_PROJ, states)
         return self._project(weights, names.DOWN_PROJ, gated(self.config.hidden_act, gate, up))
 
     def final_norm(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
-        """From the weights of the head's first slice."""
+        """The final norm of hidden states (T, hidden_size); its weight comes with the first slice of the head."""
         return self._normalise(weights, names.FINAL_NORM, hidden)
 
     def logits(self, weights: Weights, states: torch.Tensor) -> torch.Tensor:
-        """Logits of one slice of the vocabulary, (T, rows of the slice)."""
+        """The logits of one slice of the vocabulary, (T, rows of the slice) in float32."""
         return self._project(weights, names.HEAD, states)
 
     def _normalise(self, weights: Weights, module: str, states: torch.Tensor) -> torch.Tensor:

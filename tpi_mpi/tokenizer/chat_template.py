@@ -1,4 +1,4 @@
-"""Prompts as conversations: the checkpoint's chat template, in a sandbox."""
+"""Prompts as conversations: the checkpoint's chat template, rendered in a sandbox."""
 
 import json
 from datetime import datetime
@@ -14,8 +14,8 @@ from tpi_mpi.tokenizer.tokenizer import Tokenizer
 def render_chat(tokenizer: Tokenizer, prompt: str, system: str | None = None) -> str:
     """The text that asks the model to answer ``prompt``.
 
-    The template comes with the checkpoint, so it runs in jinja2's sandbox and can reach nothing but its arguments.
-    Raises UserError where the checkpoint has no template, or the template refuses the conversation.
+    The template comes with the checkpoint, so it runs in jinja2's sandbox and can access nothing but its arguments.
+    Raises UserError if the checkpoint has no template, or if the template fails or refuses the conversation.
     """
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
@@ -28,7 +28,7 @@ def render_chat(tokenizer: Tokenizer, prompt: str, system: str | None = None) ->
 
 def _template(tokenizer: Tokenizer) -> str:
     template = tokenizer.settings.get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # several named templates
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if not isinstance(template, str):
         raise UserError("the checkpoint has no chat template; leave out --chat, or write the prompt in its format")
@@ -36,7 +36,7 @@ def _template(tokenizer: Tokenizer) -> str:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """With what templates are written for: transformers' own functions and tags."""
+    """A sandbox with the functions and tags that transformers offers to templates."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
     )
@@ -47,7 +47,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _GenerationTag(Extension):
-    """``{% generation %}``: marks the assistant's words for training, and changes nothing here."""
+    """``{% generation %}``: marks the assistant's words for training, and has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
 
@@ -61,5 +61,5 @@ def _refuse(message: str):
 
 
 def _to_json(value: object, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """Unlike jinja2's own filter, does not escape characters that are special in HTML."""
+    """JSON that, unlike that of jinja2's own filter, leaves characters special to HTML unescaped."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

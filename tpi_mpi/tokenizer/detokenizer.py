@@ -1,16 +1,16 @@
-"""Text as its tokens arrive: whole characters only, and nothing of a stop string."""
+"""Text as its tokens arrive: whole characters only, up to a stop string."""
 
 from collections.abc import Callable, Sequence
 
-# Byte-level tokens of one character may be spread over several tokens; decoding some of them gives this.
+# The bytes of one character may be spread over several tokens; decoding only some of them gives this character.
 _INCOMPLETE = "\ufffd"
 
 
 class Detokenizer:
     """Turns token ids into text as they arrive, whole characters only.
 
-    Each piece is decoded with a few ids before it, because a token's text can depend on its predecessor: many
-    tokenizers drop the space before a text's first word.
+    Each piece is decoded together with a few preceding ids, because a token's text can depend on what comes before:
+    many tokenizers drop the space before the first word.
     """
 
     _CONTEXT = 6
@@ -21,7 +21,7 @@ class Detokenizer:
         self._first, self._shown = 0, len(self._ids)
 
     def push(self, token_id: int) -> str:
-        """The text that this id completes; empty while a character is incomplete."""
+        """The text that this id completes; empty as long as a character is incomplete."""
         self._ids.append(token_id)
         text = self._pending()
         if not text or text.endswith(_INCOMPLETE):
@@ -30,7 +30,7 @@ class Detokenizer:
         return text
 
     def finish(self) -> str:
-        """What is complete of the text that :meth:`push` still held back."""
+        """The complete characters that :meth:`push` still held back."""
         return self._pending().rstrip(_INCOMPLETE)
 
     def _pending(self) -> str:
@@ -39,9 +39,9 @@ class Detokenizer:
 
 
 class StopStrings:
-    """Cuts a streamed text where the first of some stop strings would begin.
+    """Cuts streamed text where the first stop string would begin.
 
-    found: whether one was met; the text has then ended.
+    found: whether a stop string was met; the text has then ended.
     """
 
     def __init__(self, stops: Sequence[str]):
@@ -50,7 +50,7 @@ class StopStrings:
         self.found = False
 
     def push(self, piece: str) -> str:
-        """The text that can be shown now: what might be the beginning of a stop string is held back."""
+        """The text that can be shown now; what may be the beginning of a stop string is held back."""
         self._held += piece
         starts = [start for stop in self._stops if (start := self._held.find(stop)) >= 0]
         if starts:
@@ -60,7 +60,7 @@ class StopStrings:
         return self._take(len(self._held) - held)
 
     def finish(self) -> str:
-        """What was held back, once it is clear that no stop string follows."""
+        """The text still held back, once the sequence has ended; empty after a stop string."""
         return "" if self.found else self._take(len(self._held))
 
     def _take(self, count: int) -> str:
@@ -68,6 +68,6 @@ class StopStrings:
         return shown
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins the stop string."""
+        """The length of the longest suffix of the held text that is a prefix of the stop string."""
         longest = min(len(stop) - 1, len(self._held))
         return next((length for length in range(longest, 0, -1) if self._held.endswith(stop[:length])), 0)

@@ -1,4 +1,4 @@
-"""The files that a checkpoint's tokenizer is in."""
+"""The names of the files that make up a checkpoint's tokenizer."""
 
 TOKENIZER_JSON, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 SETTINGS, SPECIAL_TOKENS, CHAT_TEMPLATE = "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"

@@ -12,9 +12,9 @@ from tpi_mpi.tokenizer.files import CHAT_TEMPLATE, SENTENCEPIECE, SETTINGS, SPEC
 class Tokenizer:
     """The tokenizer of one checkpoint.
 
-    encode_text, decode_ids: what the library behind it does; special tokens in the text are recognised, none are
-        added, and none appear in decoded text.
-    settings: tokenizer_config.json, and the chat template where that is a file of its own.
+    encode_text: (text, whole) to token ids, as :meth:`encode`. Special tokens in the text are recognised.
+    decode_ids: token ids to text, without special tokens.
+    settings: tokenizer_config.json, special_tokens_map.json, and the chat template if it is a separate file.
     """
 
     def __init__(self, encode_text: Callable, decode_ids: Callable, settings: dict):
@@ -24,7 +24,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Raises UserError where the directory has no tokenizer, or one that cannot be read."""
+        """Reads the tokenizer in a directory. Raises UserError if there is none, or if it cannot be read."""
         settings = _settings(directory)
         if (directory / TOKENIZER_JSON).is_file():
             return cls(*_from_json(directory / TOKENIZER_JSON, settings), settings)
@@ -36,14 +36,15 @@ class Tokenizer:
         )
 
     def encode(self, text: str, whole: bool = True) -> list[int]:
-        """Token ids of a text; with ``whole``, with what the tokenizer puts around one, such as a first <s>."""
+        """The token ids of a text; if ``whole``, with the special tokens that enclose one, such as an initial <s>."""
         return self._encode(text, whole)
 
     def special_tokens(self) -> dict[str, str]:
-        """The named special tokens, such as bos_token, for a chat template."""
+        """The special tokens by name, such as bos_token, as chat templates need them."""
         return {name: token for name in self.settings if name.endswith("_token") and (token := self.special(name))}
 
     def special(self, name: str) -> str | None:
+        """The text of a special token such as bos_token; None if the tokenizer has none of that name."""
         return _special(self.settings, name)
 
 
@@ -67,7 +68,7 @@ def _special(settings: dict, name: str) -> str | None:
 
 
 def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
-    """Through the tokenizers library, which reads tokenizer.json."""
+    """encode_text and decode_ids by the tokenizers library, which reads tokenizer.json."""
     import tokenizers
 
     try:
@@ -90,7 +91,7 @@ def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
 
 
 def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]:
-    """Through the sentencepiece library, for checkpoints from before tokenizer.json."""
+    """encode_text and decode_ids by the sentencepiece library, for checkpoints older than tokenizer.json."""
     try:
         import sentencepiece
     except ImportError:

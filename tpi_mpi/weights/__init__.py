@@ -1,13 +1,13 @@
-"""Slabs, and what of them is in memory.
+"""Slabs, and which parts of them are in memory.
 
-slab            where everything lies in a slab
-slab_hdf5       its file
+slab            the layout of a slab
+slab_hdf5       its HDF5 file
 slab_directory  a directory of slabs and its manifest
 mapping         blocks mapped from the file
 pages           pages of mapped files
-window          the sliding window: blocks fetched ahead of use, released behind
+window          the sliding window: blocks fetched ahead of use and released after it
 budget          what a memory budget leaves for weights
-embedding       rows of the embedding, read as tokens ask for them
-prefetch        the first blocks, read while libraries are imported
-patience        how long a disk may give nothing
+embedding       rows of the embedding, read as tokens need them
+prefetch        blocks read ahead while libraries are imported
+patience        how long a disk may deliver nothing
 """

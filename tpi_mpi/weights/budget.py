@@ -1,4 +1,4 @@
-"""What a memory budget leaves for weights: which blocks stay, and how much of the others may be there at once."""
+"""What a memory budget leaves for weights: which blocks are pinned, and the size of the window for the rest."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import MIB, format_size
 
-# How finely the part of the bytes that is pinned is searched for.
+# The fraction of bytes to pin is searched in this many steps.
 _STEPS = 512
-# What libraries take differs by so much from run to run; the least budget named in one run should work in the next.
+# The memory of libraries varies by up to this much between runs; the budget that one run advises must work in the next.
 _VARIATION = 8 * MIB
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which blocks stay in memory, and the bounds on those that do not: the window's.
+    """Which blocks are pinned, and the bounds of the window that the others stream through.
 
-    capacity: bytes of them in memory at once, the one in use included. depth: how many; None for any number.
-    budget: peak resident bytes that the plan was made for; None where it was made for a window alone.
+    pinned: names of blocks. capacity: bytes in the window at once, the block in use included.
+    depth: the most blocks in the window at once; None for no limit.
+    budget: peak resident bytes that the plan was made for; None if it was made for a window alone.
     """
 
     pinned: Set[str]
@@ -26,24 +27,23 @@ class Plan:
     budget: int | None = None
 
     def window_blocks(self, blocks: Mapping[str, int]) -> int:
-        """Blocks of which something can be in the window at once. blocks: bytes of each."""
+        """The number of blocks that can be in the window at once. blocks: bytes of each block, by name."""
         sizes = [nbytes for name, nbytes in blocks.items() if name not in self.pinned]
         return (self.depth or -(-self.capacity // max(sizes))) if sizes else 0
 
 
 def plan_window(blocks: Mapping[str, int], depth: int) -> Plan:
-    """Nothing stays: every block streams through a window of so many blocks, whatever memory they take."""
+    """Pins nothing: every block streams through a window of ``depth`` blocks, whatever memory they take."""
     return Plan(frozenset(), window_size(list(blocks.values()), frozenset(), depth), depth)
 
 
 def plan(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None = None) -> Plan:
-    """Divides a budget: as many bytes as fit are pinned, spread over the sweep; the rest streams.
+    """Divides a budget: pins as many bytes as fit, spread over the sweep, and streams the rest.
 
-    blocks: bytes of each block, in the order of use.
-    budget: peak resident bytes the process may reach. fixed: what of it everything but the weights takes.
-    depth: blocks of the window, or None for as many bytes as keep fetching ahead of use, or fewer where the budget
-        has no room for them.
-    Raises UserError, with the least budget that works, where not even the window fits.
+    blocks: bytes of each block by name, in the order of use.
+    budget: peak resident bytes the process may reach. fixed: the bytes of it taken by everything but weights.
+    depth: blocks in the window; None for enough bytes to fetch ahead of use, or what the budget allows if that is less.
+    Raises UserError, with the smallest budget that works, if not even the window fits.
     """
     names, sizes = list(blocks), list(blocks.values())
     room = budget - fixed
@@ -57,15 +57,15 @@ def plan(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None =
     if room >= least:
         return Plan(frozenset(), room, depth, budget)
     advice = -(-(fixed + least + _VARIATION) // MIB)
-    raise UserError(f"a memory budget of {format_size(budget)} is too small; name at least {advice}MiB")
+    raise UserError(f"a memory budget of {format_size(budget)} is too small; give at least {advice}MiB")
 
 
 def spread(sizes: Sequence[int], part: float) -> Set[int]:
-    """Indices whose sizes add up to about the given part of all, evenly over the sequence.
+    """Indices that are spread evenly and whose sizes add up to about the fraction ``part`` of the total.
 
-    That part of each is put by; when what was put by pays for one, that one is chosen.
+    Each size adds that fraction of itself to the savings; an index is chosen once the savings cover its size.
     """
-    chosen, saved = set(), 0.5  # half a byte against rounding
+    chosen, saved = set(), 0.5  # half a byte, to absorb rounding errors
     for index, size in enumerate(sizes):
         saved += part * size
         if saved >= size:
@@ -75,9 +75,9 @@ def spread(sizes: Sequence[int], part: float) -> Set[int]:
 
 
 def window_size(sizes: Sequence[int], pinned: Set[int], depth: int | None) -> int:
-    """Bytes of the window: of the largest ``depth`` consecutive blocks that stream, or of twice the largest.
+    """Bytes of the window: the largest ``depth`` consecutive streamed blocks or, without a depth, twice the largest.
 
-    With room for one block besides the one in use, fetching goes on while that one computes.
+    With room for one block besides the one in use, the next one is fetched while that one is computed.
     """
     streamed = [size for index, size in enumerate(sizes) if index not in pinned]
     if depth is None:
@@ -91,7 +91,7 @@ def _needed(sizes: Sequence[int], pinned: Set[int], depth: int | None) -> int:
 
 
 def _top_up(sizes: Sequence[int], pinned: Set[int], depth: int | None, room: int) -> Set[int]:
-    """Adds blocks that still fit, those farthest from a pinned one first."""
+    """Adds blocks that still fit, those farthest from any pinned one first."""
     pinned = set(pinned)
     while fitting := [
         index for index in range(len(sizes)) if index not in pinned and _needed(sizes, pinned | {index}, depth) <= room
@@ -101,5 +101,5 @@ def _top_up(sizes: Sequence[int], pinned: Set[int], depth: int | None, room: int
 
 
 def _distance(index: int, pinned: Set[int], count: int) -> int:
-    """Blocks to the nearest pinned one, round the cycle."""
+    """The number of blocks to the nearest pinned one, around the cycle."""
     return min((min((index - other) % count, (other - index) % count) for other in pinned), default=count)

@@ -1,4 +1,4 @@
-"""Rows of the embedding, read from the slab as tokens ask for them."""
+"""Rows of the embedding, read from the slab as tokens need them."""
 
 import os
 from bisect import bisect_right
@@ -15,12 +15,11 @@ from tpi_mpi.weights.slab import Slab, TensorExtent
 
 
 class Embedding:
-    """Looks up rows without ever holding the matrix, or any row for longer than it is wanted, in memory.
+    """Looks up rows without keeping the matrix, or any row, in memory. A context manager.
 
-    A tied model keeps no embedding of its own: its rows are those of the output head's slices. Their checksums are
-    checked with the head's blocks, before the first token; an embedding's own rows are checked when first read.
-    Rows are read, not mapped: what was mapped once would stay resident, and a bad page would kill the process.
-    A context manager.
+    A tied model has no separate embedding: its rows are those of the output head's slices. Their checksums are checked
+    with the head's blocks, before the first token; the rows of a separate embedding are checked when first read.
+    Rows are read, not mapped: mapped pages would stay resident, and an unreadable one would kill the process.
     """
 
     def __init__(self, slab: Slab):
@@ -32,7 +31,7 @@ class Embedding:
         self._path = slab.path
         self._checked: set[int] = set()
         self._descriptor = os.open(slab.path, os.O_RDONLY)
-        if hasattr(os, "posix_fadvise"):  # the kernel should not read ahead
+        if hasattr(os, "posix_fadvise"):  # keep the kernel from reading ahead
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def __enter__(self) -> "Embedding":
@@ -44,7 +43,7 @@ class Embedding:
     def __call__(self, token_ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of T tokens, (T, D) in float32.
 
-        Raises TpiError where a row cannot be read, or its bytes were altered.
+        Raises TpiError if a row cannot be read, or if its bytes were altered.
         """
         rows = bytearray().join(self._row(token_id) for token_id in token_ids)
         return torch.frombuffer(rows, dtype=self._dtype).view(len(token_ids), -1).float()
@@ -73,12 +72,12 @@ class Embedding:
 
 
 def _matrices(slab: Slab) -> list[TensorExtent]:
-    """What the rows of the embedding are in, in the order of token ids."""
+    """The tensors that hold the rows of the embedding, in the order of token ids."""
     kind, module = (Kind.EMBEDDING, names.EMBEDDING) if EMBEDDING in slab.blocks else (Kind.HEAD, names.HEAD)
     blocks = [block.name for block in shard_blocks(slab.config, slab.partition, slab.rank) if block.kind == kind]
     return [slab.blocks[name].tensor(names.weight_of(module)) for name in blocks]
 
 
 def _starts(matrices: Sequence[TensorExtent]) -> list[int]:
-    """The first token id of each."""
+    """The first token id of each matrix."""
     return list(accumulate((matrix.shape[0] for matrix in matrices[:-1]), initial=0))

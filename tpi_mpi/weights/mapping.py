@@ -1,4 +1,4 @@
-"""Blocks mapped from the slab's file: brought into memory, used in place, let go."""
+"""Blocks mapped from the slab's file: brought into memory, used in place, released."""
 
 import mmap
 import os
@@ -14,13 +14,13 @@ from tpi_mpi.common.units import MIB
 from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab import BlockExtent
 
-# A block is brought in by pieces of this size, so that a fetch can be cancelled between two of them, and one hashed
+# A block is fetched in pieces of this size, so that a fetch can be cancelled between two of them, and one piece hashed
 # while the next is read.
 _PIECE = 32 * MIB
 
 
 def tensors_of(buffer, extent: BlockExtent, origin: int) -> dict[str, torch.Tensor]:
-    """The tensors of a block by name, views of a buffer whose first byte is the one at ``origin`` in the file."""
+    """The tensors of a block by name, as views of a buffer that begins at offset ``origin`` of the file."""
     tensors = {}
     for tensor in extent.tensors:
         dtype = getattr(torch, tensor.dtype)
@@ -38,7 +38,10 @@ class SlabFile:
         self.hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
 
     def map(self, extent: BlockExtent, verify: bool = False) -> "MappedBlock":
-        """Maps a block; with ``verify``, its bytes are compared with its checksum when they arrive."""
+        """Maps a block; with ``verify``, its checksum is compared once it has arrived.
+
+        Raises TpiError if the file ends before the block does.
+        """
         return MappedBlock(self, extent, verify)
 
     def close(self) -> None:
@@ -47,9 +50,9 @@ class SlabFile:
 
 
 class MappedBlock:
-    """One block's byte range, mapped; its pages are in memory once :meth:`populate` has brought them in.
+    """One block's byte range, mapped; :meth:`populate` brings its pages into memory.
 
-    nbytes: of the mapping, which begins at the page that the block begins in.
+    nbytes: size of the mapping, which starts at the page boundary at or before the block.
     tensors: the block's tensors by name, views of the mapping in their stored dtype. The mapping lasts as long
         as any of them.
     """
@@ -60,7 +63,7 @@ class MappedBlock:
         self._lead = pages.lead_of(extent.offset)
         self._first = extent.offset - self._lead
         self.nbytes = extent.nbytes + self._lead
-        try:  # a private mapping, because torch warns of tensors that cannot be written to
+        try:  # a private mapping, because torch warns about tensors that are not writable
             self._map = mmap.mmap(file.descriptor, self.nbytes, access=mmap.ACCESS_COPY, offset=self._first)
         except ValueError:
             raise self._unreadable("the file ends too early") from None
@@ -72,8 +75,8 @@ class MappedBlock:
     def populate(self, count: int | None = None, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Brings the next ``count`` bytes into memory, or all that are missing.
 
-        Returns early where ``cancelled`` answers true between two pieces. Raises TpiError where the disk cannot
-        deliver them or, when the last have come, the block is not the one that was written.
+        Returns early if ``cancelled`` returns true between two pieces. Raises TpiError if the disk cannot deliver the
+        bytes or if, once the last have arrived, the block does not match its checksum.
         """
         end = self.nbytes if count is None else min(self._arrived + count, self.nbytes)
         while self._arrived < end and not cancelled():
@@ -85,7 +88,7 @@ class MappedBlock:
             self._compare()
 
     def _hash(self, start: int, stop: int) -> None:
-        """A second thread hashes a piece while the next is read: the disk never waits."""
+        """Has another thread hash the piece while the next is read, so that the disk never waits."""
         if self._hasher:
             piece = memoryview(self._map)[max(start, self._lead) : stop]
             self._hashed = self.file.hashing.submit(self._hasher.update, piece)
@@ -109,7 +112,7 @@ class MappedBlock:
         return TpiError(f"block {self.extent.name} of slab {self.file.path} cannot be read: {reason}")
 
     def release(self) -> None:
-        """Gives the memory back: the pages of the mapping, then those of the page cache behind them."""
+        """Frees the memory: first the pages of the mapping, then those of the page cache behind them."""
         self.tensors = {}
         pages.discard(self._address, self.nbytes)
         if hasattr(os, "posix_fadvise"):

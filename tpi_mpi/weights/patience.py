@@ -1,18 +1,18 @@
-"""How long a disk may give nothing before it counts as hung."""
+"""How long a disk may deliver nothing before it counts as hung."""
 
 import time
 
 from tpi_mpi.common.errors import DiskHung
 
-# Between two looks, in parts of the time that is allowed.
+# The time between checks: this part of the time that is allowed, but at most this many seconds.
 _PART, _LONGEST = 1 / 8, 1.0
 
 
 class Patience:
-    """Watches something that a disk does bit by bit, from another thread than the one that waits for the disk.
+    """Watches the progress of a disk from a thread other than the one that waits for it.
 
-    seconds: in which something has to move. what: what is not coming, for the message.
-    interval: seconds between two calls of :meth:`check`.
+    seconds: the time within which there must be some progress.
+    interval: seconds to wait between calls of :meth:`check`.
     """
 
     def __init__(self, seconds: float):
@@ -21,13 +21,13 @@ class Patience:
         self._moved = time.monotonic()
 
     def moved(self) -> None:
-        """The disk gave something, or is only now asked for something."""
+        """Notes that the disk has delivered something, or has only now been asked for something."""
         self._moved = time.monotonic()
 
     def check(self, what: str) -> None:
-        """Raises DiskHung, which says of ``what`` nothing has come, where nothing moved for too long."""
+        """Raises DiskHung if there was no progress for too long. what: what is being waited for, for the message."""
         if time.monotonic() - self._moved > self.seconds:
             raise DiskHung(
-                f"nothing of {what} has come from the disk for {self.seconds:.0f} s; see whether the disk still "
-                "works, or give a slow one more time with --timeout"
+                f"the disk has delivered nothing from {what} for {self.seconds:.0f} s; check that it still works, "
+                "or give a slow disk more time with --timeout"
             )

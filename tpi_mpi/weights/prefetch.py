@@ -1,4 +1,4 @@
-"""Reading ahead: the disk already reads the first blocks while the libraries are imported."""
+"""Reading ahead: the disk already reads blocks while the libraries are imported."""
 
 import os
 import threading
@@ -14,21 +14,22 @@ from tpi_mpi.weights.pages import readahead, warm
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
 
-# Of a budget, what libraries and buffers will hardly exceed: they cannot be measured yet.
+# The part of a budget that libraries and buffers will hardly exceed; their real size is not known yet.
 _RESERVE = 384 * MIB
-# Asked for at once.
+# Bytes requested at once.
 _PIECE = 32 * MIB
 
 
 @contextmanager
 def prefetched(slab: Slab, ranks_here: int, options: MachineOptions) -> Iterator[None]:
-    """Inside the with-block, the system reads into the page cache as many blocks as the budget will let stay.
+    """Inside the with-block, the system reads the blocks that the budget will pin into the page cache.
 
-    The window finds these pages there and maps them. They are spread over the sweep, so that between them there is
-    always something left to read while it computes. Nothing is read that the first sweep does not use; nothing at
-    all where the window is bounded by blocks alone.
+    The window finds their pages there and maps them. These blocks are spread over the sweep, so that the rest can be
+    read while they are computed. Nothing is read that the first sweep does not use, and nothing at all if the window
+    is bounded by a number of blocks alone.
 
-    ranks_here: how many ranks share this machine's memory. Raises DiskHung where the disk gives nothing for too long.
+    ranks_here: number of ranks that share this machine's memory.
+    Raises DiskHung, on leaving, if the disk delivers nothing for too long.
     """
     budget = options.memory or (0 if options.window else default_budget(ranks_here))
     reader = _Reader(slab, budget, Patience(options.deadline.silence))
@@ -41,7 +42,7 @@ def prefetched(slab: Slab, ranks_here: int, options: MachineOptions) -> Iterator
 
 
 class _Reader(threading.Thread):
-    """Reads until it is stopped: a daemon, because a disk that hangs must not keep the program alive."""
+    """Reads until stopped. A daemon, because a disk that hangs must not keep the program alive."""
 
     def __init__(self, slab: Slab, budget: int, patience: Patience):
         super().__init__(name="prefetch", daemon=True)
@@ -59,11 +60,11 @@ class _Reader(threading.Thread):
         os.close(descriptor)
 
     def stop(self) -> None:
-        """Lets it read no more than what it is reading."""
+        """Makes it stop after the piece that it is reading."""
         self._over.set()
 
     def wait(self) -> None:
-        """Returns when it has stopped."""
+        """Returns when it has stopped. Raises DiskHung if it makes no progress for too long."""
         while self.is_alive():
             self.join(self._patience.interval)
             if self.is_alive():
@@ -71,10 +72,10 @@ class _Reader(threading.Thread):
 
 
 def _staying(slab: Slab, budget: int) -> list[tuple[int, int]]:
-    """Start and stop in the file of blocks that are likely to be pinned, room for what is read around them left."""
+    """Start and stop in the file of blocks likely to be pinned, allowing for what the kernel reads around them."""
     around = readahead(slab.path)
     try:
         pinned = plan({name: size + around for name, size in slab.resident.items()}, budget, _RESERVE).pinned
-    except UserError:  # said, or not, when the rest of the memory is known
+    except UserError:  # if the budget is indeed too small, the engine reports it once all sizes are known
         return []
     return [(extent.offset, extent.stop) for name, extent in slab.sweep.items() if name in pinned]

@@ -1,6 +1,6 @@
-"""The slab: one rank's shard of every layer, each block one byte range of a file. Where everything lies in it.
+"""The layout of a slab: one rank's shard of every layer, with each block a single byte range of a file.
 
-:mod:`tpi_mpi.weights.slab_hdf5` reads and writes the file's header. The weights are then read through the file
+:mod:`tpi_mpi.weights.slab_hdf5` reads and writes the file's header. The weights themselves are read through the file
 descriptor (:mod:`tpi_mpi.weights.mapping`), because HDF5 serialises its calls on one lock.
 """
 
@@ -19,7 +19,7 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
 
 PAGE = 4096
-"""Every tensor of a slab begins at a multiple of so many bytes."""
+"""Every tensor of a slab begins at a multiple of this many bytes."""
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 NO_CHECKSUM = "0" * 16
@@ -27,7 +27,7 @@ NO_CHECKSUM = "0" * 16
 
 @dataclass(frozen=True)
 class TensorExtent:
-    """Where a tensor lies in the slab: ``offset`` bytes from the start of the file, in C order."""
+    """Where a tensor lies in the slab: ``offset`` in bytes from the start of the file, in C order."""
 
     name: str
     dtype: str
@@ -41,7 +41,7 @@ class TensorExtent:
 
 @dataclass(frozen=True)
 class BlockExtent:
-    """Where a block lies in the slab: one byte range, zeros between its tensors.
+    """Where a block lies in the slab: a single byte range, with zeros between its tensors.
 
     checksum: XXH3 (64 bits, hexadecimal) of the whole range.
     """
@@ -70,10 +70,10 @@ class BlockExtent:
 class Slab:
     """The header of one slab: which shard of which model it is, and where its blocks lie.
 
-    dtype: that most of its numbers are stored in.
+    dtype: the dtype in which most numbers of the whole model are stored.
     source_digest: XXH3 (128 bits, hexadecimal) of the checkpoint's tensors.
-    blocks: in the order of use, by name; the embedding, if rank 0 has one of its own, last.
-    row_checksums: XXH3 (64 bits) of each row of that embedding, which is read by rows and not as a block.
+    blocks: by name, in the order of use; on rank 0 a separate embedding, if there is one, comes last.
+    row_checksums: XXH3 (64 bits) of each row of that embedding, which is read row by row and not as a block.
     """
 
     path: Path
@@ -92,27 +92,27 @@ class Slab:
 
     @property
     def resident(self) -> Mapping[str, int]:
-        """Bytes of memory that each block of a sweep takes while it is there: whole pages of this machine."""
+        """Bytes of memory that each block of a sweep takes while it is resident: whole pages of this machine."""
         return {name: pages.covering(extent.offset, extent.nbytes) for name, extent in self.sweep.items()}
 
     @property
     def first_layer(self) -> tuple[BlockExtent, ...]:
-        """The blocks of the first layer, whose shapes are those of all others."""
+        """The blocks of the first layer; those of all other layers have the same shapes."""
         blocks = shard_blocks(self.config, self.partition, self.rank)
         return tuple(self.blocks[block.name] for block in blocks if block.layer == 0)
 
     @property
     def kv_dtype(self) -> str:
-        """The dtype that keys and values are kept in: that of the weights they are computed with."""
+        """The dtype of the KV cache: that of most weights."""
         return self.dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights, each counted once however many blocks are links to it."""
+        """Bytes of weights, each counted once however many blocks link to them."""
         return sum({extent.offset: extent.nbytes for extent in self.blocks.values()}.values())
 
     def identity(self) -> dict[str, str]:
-        """What slabs of one split have in common, in words for the message that names a difference."""
+        """What all slabs of a split have in common, under names for the message that reports a difference."""
         return {
             "checkpoint digest": self.source_digest,
             "model configuration": json.dumps(dict(self.config.keys), sort_keys=True),
@@ -122,11 +122,11 @@ class Slab:
 
 
 Dtypes = str | Mapping[str, str]
-"""What tensors are stored in: all of them, or each by its name in the checkpoint."""
+"""The stored dtype: one for all tensors, or one for each by its name in the checkpoint."""
 
 
 def planned_slab(config: ModelConfig, partition: Partition, rank: int, dtypes: Dtypes) -> Slab:
-    """A slab without a file, for all that depends on shapes and sizes alone: its blocks are as large as real ones."""
+    """A slab without a file, with blocks as large as real ones, for whatever depends only on shapes and sizes."""
     dtype_of = _lookup(dtypes)
     extents, end = {}, 0
     for block in shard_blocks(config, partition, rank):
@@ -136,7 +136,7 @@ def planned_slab(config: ModelConfig, partition: Partition, rank: int, dtypes: D
 
 
 def main_dtype(config: ModelConfig, partition: Partition, dtypes: Dtypes) -> str:
-    """The dtype that most numbers of the whole model are stored in."""
+    """The dtype in which most numbers of the whole model are stored."""
     counts: Counter = Counter()
     dtype_of = _lookup(dtypes)
     for name, shape in sources_of(config, partition).items():
@@ -149,7 +149,7 @@ def _lookup(dtypes: Dtypes) -> Callable[[str], str]:
 
 
 def _place(block: Block, partition: Partition, rank: int, dtype_of: Callable[[str], str], end: int) -> BlockExtent:
-    """The block's tensors one after the other from ``end`` on, each on a page boundary."""
+    """The block's tensors, one after the other from ``end`` on, each on a page boundary."""
     tensors = []
     for spec in block.tensors:
         shape, start = spec.shard_shape(partition, rank), -(-end // PAGE) * PAGE

@@ -1,4 +1,4 @@
-"""A directory of slabs: its manifest, and the slabs in it that belong together."""
+"""A directory of slabs: its manifest, and its slabs, which must belong together."""
 
 import json
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json: what the directory holds. It is written last, so its presence means that the split is whole.
+    """manifest.json: what the directory holds. It is written last, so its presence means that the split is complete.
 
-    model: the checkpoint's name. ranks: how many slabs there are.
+    model: the checkpoint's name. ranks: number of slabs.
     slab_bytes: size of each slab's file, in rank order.
-    ignored_keys: of the checkpoint's config.json, which the user told to ignore although they are not understood.
+    ignored_keys: keys of config.json that are not understood, and that the user asked to ignore.
     """
 
     model: str
@@ -32,7 +32,7 @@ class Manifest:
 
     @classmethod
     def load(cls, directory: Path) -> "Manifest":
-        """Raises UserError where the directory is not one that weights_tools.split completed."""
+        """Reads a directory's manifest. Raises UserError unless weights_tools.split completed the directory."""
         path = directory / MANIFEST
         if not directory.is_dir():
             raise UserError(f"slab directory {directory} does not exist; make it with weights_tools.split")
@@ -48,10 +48,11 @@ class Manifest:
             raise UserError(f"{path} cannot be read ({error}); copy it again or split again") from None
 
     def save(self, directory: Path) -> None:
+        """Writes the manifest into a directory. Raises UserError if that fails."""
         replace_file(directory / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
 
     def warnings(self) -> Iterator[str]:
-        """What the user should be told at every run."""
+        """What the user should be warned about in every run."""
         for key in self.ignored_keys:
             yield f"warning: these slabs were split with --ignore-key {key}, whatever that key of config.json means"
 
@@ -69,17 +70,19 @@ def slab_path(directory: Path, rank: int) -> Path:
 
 
 def open_slabs(directory: Path) -> list[Slab]:
-    """All slabs of a directory. Raises UserError unless they are those of one split, each in its place."""
+    """All slabs of a directory, in rank order. Raises UserError unless they form one split, each in its place."""
     manifest = Manifest.load(directory)
     slabs = [own_slab(directory, rank, manifest.ranks) for rank in range(manifest.ranks)]
     for slab in slabs:
         if slab.identity() != slabs[0].identity():
-            raise UserError(f"slab {slab.path} is of another split than {slabs[0].path}; copy it again or split again")
+            raise UserError(
+                f"slab {slab.path} is from a different split than {slabs[0].path}; copy it again or split again"
+            )
     return slabs
 
 
 def own_slab(directory: Path, rank: int, size: int) -> Slab:
-    """The slab of one rank. Raises UserError where it is not there, is damaged, or another rank's or split's."""
+    """The slab of one rank. Raises UserError if it is missing, damaged, or made for another rank or world size."""
     Manifest.load(directory).check_size(size)
     slab = read_slab(slab_path(directory, rank))
     if (slab.rank, slab.partition.size) != (rank, size):

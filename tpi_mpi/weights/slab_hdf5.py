@@ -1,7 +1,7 @@
-"""The slab's file: HDF5 with one group a block, and in it one contiguous, page-aligned dataset a tensor.
+"""The slab's HDF5 file: one group per block, and in it one contiguous, page-aligned dataset per tensor.
 
-They lie in the order of use. bfloat16 is kept as uint16; the attribute ``dtype`` of a dataset tells.
-docs/slab-format.md describes the format for those who read slabs with other tools.
+Datasets lie in the order of use. bfloat16 is stored as uint16; the dataset's attribute ``dtype`` has the real dtype.
+docs/slab-format.md describes the format for reading slabs with other tools.
 """
 
 import json
@@ -30,7 +30,7 @@ _ROW_CHECKSUMS = "row_checksums"
 
 
 def read_slab(path: Path) -> Slab:
-    """Reads a slab's header. Raises UserError where it is absent, truncated, or not a slab of this format."""
+    """Reads a slab's header. Raises UserError if the file is missing, truncated, or not a slab of this format."""
     if not path.is_file():
         raise UserError(f"slab {path} does not exist; split the checkpoint, or copy this rank's slab here")
     try:
@@ -48,12 +48,12 @@ def read_slab(path: Path) -> Slab:
 def create(
     slab: Slab, blocks: Iterable[Block], dtypes: Mapping[str, str], links: Mapping[str, str] | None = None
 ) -> Slab:
-    """Lays out an empty slab at ``slab.path``: every dataset has its place in the file, and no data yet.
+    """Lays out an empty slab at ``slab.path``: every dataset has its place in the file, but no data yet.
 
-    dtypes: the stored dtype of each source tensor.
-    links: blocks that are hard links to earlier ones, by name.
-    Returns the slab with the extents of its blocks. The data are then written at those extents, and the checksums
-    with :func:`seal`.
+    dtypes: the stored dtype of each source tensor, by name.
+    links: for each block that is a hard link, the name of the earlier block that it links to.
+    Returns the slab with the extents of its blocks. The data are then to be written at those extents, and the
+    checksums with :func:`seal`.
     """
     blocks, links = tuple(blocks), links or {}
     objects = sum(1 + len(block.tensors) for block in blocks if block.name not in links)
@@ -81,7 +81,7 @@ def create(
 
 
 def seal(slab: Slab, checksums: Mapping[str, str], source_digest: str, row_checksums: np.ndarray | None = None) -> None:
-    """Writes into a slab that has all its data the checksums of its blocks and rows and the source's digest."""
+    """Completes a slab that has all its data with the checksums of its blocks and rows and with the source's digest."""
     with h5py.File(slab.path, "r+", libver="latest", locking=False) as file:
         if row_checksums is not None:
             file[EMBEDDING][_ROW_CHECKSUMS][:] = row_checksums
@@ -91,7 +91,7 @@ def seal(slab: Slab, checksums: Mapping[str, str], source_digest: str, row_check
 
 
 def _fixed(text: str) -> np.bytes_:
-    """Text of fixed length: the other kind lies in a heap that HDF5 would put between the tensors."""
+    """A fixed-length string: HDF5 keeps variable-length ones in a heap, which it would place between the tensors."""
     return np.bytes_(text.encode("utf-8"))
 
 
@@ -117,7 +117,7 @@ def _create_block(file: h5py.File, slab: Slab, block: Block, dtypes: Mapping[str
 
 
 def _create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> int:
-    """Allocates a contiguous dataset without writing to it; returns its offset in the file."""
+    """Allocates a contiguous dataset without writing to it; returns its offset in the file, in bytes."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -131,7 +131,7 @@ def _create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype:
 
 
 def _check_order(extents: Mapping[str, BlockExtent]) -> None:
-    """The promises that the window relies on: page-aligned, in order, nothing between the tensors of a block."""
+    """Asserts what the window relies on: page-aligned, in order, nothing between the tensors of a block."""
     end = 0
     for extent in {extent.offset: extent for extent in extents.values()}.values():
         assert extent.offset >= end, f"HDF5 placed block {extent.name} before its predecessor"
@@ -178,7 +178,7 @@ def _read_block(file: h5py.File, block: Block, partition: Partition, rank: int) 
 
 
 def _inside(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """A member that is really in this file: soft and external links could lead to another one."""
+    """A member that really is in this file; soft and external links could lead elsewhere."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is missing, or a link that leads elsewhere")
     return group[name]

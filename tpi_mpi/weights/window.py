@@ -1,4 +1,4 @@
-"""The sliding window over the weights: fetched ahead of use, used in place, released behind."""
+"""The sliding window over the weights: blocks are fetched ahead of use, used in place, and released after use."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,24 +14,24 @@ from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
 
-# Where the window has no room for the whole of a block, at least so many bytes of it are fetched at once.
+# If the window has no room for a whole block, at least this many bytes of it are fetched at once.
 _LEAST_FETCH = 4 * MIB
 
 
 class SlidingWindow:
-    """Delivers the blocks of one slab in their cyclic order, over and over, from a bounded amount of memory.
+    """Delivers the blocks of one slab in cyclic order, over and over, using a bounded amount of memory.
 
-    A daemon thread fetches blocks ahead: never more of those that are not pinned is in memory than the plan allows,
-    the one in use included. After the last block comes the first again, so the next sweep's first blocks arrive
-    while this sweep ends. A pinned block stays from its first fetch on. For a cyclic scan that beats any eviction
-    by recency, which would drop each block just before its next use.
+    A daemon thread fetches blocks ahead of use. The blocks that are not pinned, the one in use included, never exceed
+    the bounds of the plan. After the last block comes the first again, so the next sweep's first blocks arrive while
+    this sweep ends. A pinned block stays from its first fetch on; for a cyclic scan that beats any eviction by recency,
+    which would drop each block just before its next use.
 
     A context manager: on leaving it, the thread ends and all blocks are unmapped.
 
-    order: the blocks of one sweep.
-    patience: seconds after which a disk that gives nothing is an error.
-    used: called with the name of each block whose use is over.
-    bytes_fetched: bytes brought in so far.
+    order: names of the blocks of one sweep.
+    patience: seconds after which a disk that delivers nothing is an error.
+    used: called with the name of each block after its use.
+    bytes_fetched: bytes of blocks fetched so far.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SlidingWindow:
         self._used = used
         self._expected = cycle(self._order)
         self._present: dict[str, MappedBlock] = {}
-        self._streamed = 0  # bytes of blocks that are not pinned, in memory or promised
+        self._streamed = 0  # bytes of blocks that are not pinned, in memory or reserved
         self._verified: set[int] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -69,15 +69,15 @@ class SlidingWindow:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(timeout=5)  # a daemon: a disk that hangs must not keep a failed program alive
-        self._present.clear()  # the page cache may keep what it has: the next run starts faster for it
+        self._present.clear()  # the page cache may keep its pages, so that the next run starts faster
         self._file.close()
 
     @contextmanager
     def block(self, name: str) -> Iterator[Mapping[str, torch.Tensor]]:
-        """The tensors of the next block of the order, valid inside the with-block.
+        """The tensors of the next block, by name, in their stored dtype; valid inside the with-block.
 
-        Waits until the block is there. Raises what stopped the fetch thread, if something did, and DiskHung where
-        the disk gives nothing for too long.
+        name: must be the next block in order. Waits until the block has arrived. Raises the error that stopped the
+        fetch thread, if any, and DiskHung if the disk delivers nothing for too long.
         """
         expected = next(self._expected)
         assert name == expected, f"block {name} asked for, but {expected} is next"
@@ -104,20 +104,20 @@ class SlidingWindow:
             self._patience.check(f"block {name} of slab {self._slab.path}")
 
     def _interrupted(self) -> bool:
-        """Asked for between two pieces of a block, so the disk works; says whether to leave off."""
+        """Whether to stop fetching. Called between two pieces of a block, so it also tells that the disk works."""
         self._patience.moved()
         return self._closed
 
     def _release(self, name: str) -> None:
         block = self._present[name]
-        block.release()  # before its place in the window is free, or the memory would overlap
+        block.release()  # before its room in the window is given to the next block, which would exceed the bounds
         with self._changed:
             del self._present[name]
             self._streamed -= block.nbytes
             self._changed.notify_all()
 
     def _fetch_all(self) -> None:
-        """The fetch thread: goes round the order until everything is pinned or the window is closed."""
+        """The fetch thread: fetches in cyclic order until everything is pinned or the window is closed."""
         try:
             for name in self._order:
                 self._fetch(name)
@@ -150,7 +150,7 @@ class SlidingWindow:
             self._changed.notify_all()
 
     def _wait_for_turn(self, name: str) -> bool:
-        """Waits until the last use of this block is over, and one more may be there; false if none is wanted."""
+        """Waits until the block's last use is over and the window may hold one more; false once it is closed."""
 
         def turn() -> bool:
             streamed = sum(present not in self._plan.pinned for present in self._present)
@@ -162,7 +162,7 @@ class SlidingWindow:
             return not self._closed
 
     def _wait_for_room(self, wanted: int) -> int:
-        """Waits until the window has room for the wanted bytes or a good part; takes it, and returns how many."""
+        """Waits until there is room for the wanted bytes or a good part of them; reserves and returns as many."""
         least = min(wanted, _LEAST_FETCH)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._plan.capacity - self._streamed >= least)

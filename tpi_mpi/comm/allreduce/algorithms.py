@@ -1,4 +1,4 @@
-"""Sums over the ranks: the algorithms there are, and what all of them have in common."""
+"""The allreduce algorithms to choose from, and the interface they share."""
 
 from typing import Protocol
 
@@ -10,28 +10,28 @@ from tpi_mpi.comm.world import World
 
 
 class Allreduce(Protocol):
-    """What the decoder needs of an algorithm, which is made by all ranks together and called once a block.
+    """What the decoder needs from an algorithm. Creating it is collective over all ranks, and so is every sum.
 
-    width: columns of every partial. most_rows: the most rows of any.
+    width: columns of every partial. most_rows: the most rows a partial may have.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int): ...
 
     def expect(self, rows: int) -> None:
-        """The next partial will have so many rows; its receives can be posted. May be left out."""
+        """Announces that the next partial has ``rows`` rows, so that its receives can be posted early. Optional."""
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        """The sum of all ranks' partials (T, width) in float32. Valid until the next call."""
+        """The sum over all ranks of their partials, (T, width) in float32. Valid until the next call."""
 
     def choice(self) -> dict | None:
-        """What was chosen, and why, where there was a choice; fit for JSON."""
+        """What was chosen and why, valid as JSON; None if there was nothing to choose."""
 
     def free(self) -> None:
-        """Gives back the MPI requests; the object cannot be used afterwards."""
+        """Frees the MPI requests; the object cannot be used afterwards."""
 
 
 class MpiAllreduce:
-    """``MPI_Allreduce`` as the MPI library does it, in float32 whatever the wire."""
+    """The MPI library's own ``MPI_Allreduce``, always in float32."""
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         self._comm = world.comm

@@ -1,4 +1,4 @@
-"""What the sums by point-to-point messages have in common: shapes, buffers, and the order of addition."""
+"""What the point-to-point allreduces have in common: shapes, buffers, and the order of addition."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ from tpi_mpi.comm.polling import wait
 from tpi_mpi.comm.wire import Wire
 from tpi_mpi.comm.world import World
 
-# One for a decoded token, one for a full chunk of a prompt, a few for the chunks that end prompts.
+# One for a decoded token, one for a full chunk of a prompt, a few for the last chunks of prompts.
 _MAX_SHAPES = 8
 
 
 class Exchange(ABC):
-    """A sum of partials (T, width) over the ranks, by persistent messages that are built once for each T.
+    """A sum of partials (T, width) over the ranks, with persistent requests that are built once for each T.
 
-    Partials are added up in rank order and in float32 wherever it is done, and the sum goes through the wire as they
-    do: so every exchange gives bitwise the same, and equal inputs give equal sums. Buffers are built once.
+    Every exchange adds the partials in rank order and in float32, and passes the sum through the wire as well, so all
+    exchanges give bitwise the same result, and equal inputs give equal sums. Buffers are allocated once.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
@@ -28,20 +28,20 @@ class Exchange(ABC):
         self._expected: int | None = None
 
     def expect(self, rows: int) -> None:
-        """Posts the receives of the next sum, so that what comes before this rank is ready finds its place.
+        """Posts the receives of the next sum, so that messages that arrive early find their buffers.
 
-        May be left out. The sum must then be of as many rows.
+        Optional. If called, the next sum must have the same number of rows.
         """
         start(self._requests.of(rows)[0])
         self._expected = rows
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor | None:
-        """The sum (T, width) in float32, on the ranks that get it. Valid until the next call."""
+        """The sum (T, width) in float32; None on a rank that gets none. Valid until the next call."""
         total = self.run(partial, *self.take(len(partial)))
         return None if total is None else total.view(partial.shape)
 
     def take(self, rows: int) -> tuple[list, ...]:
-        """The requests of the next sum, its receives posted."""
+        """The requests of the next sum, with its receives posted."""
         if self._expected is None:
             self.expect(rows)
         assert self._expected == rows, f"a sum of {rows} rows, where {self._expected} were expected"
@@ -49,37 +49,38 @@ class Exchange(ABC):
         return self._requests.of(rows)
 
     def choice(self) -> dict | None:
-        """None: there was none."""
+        """None: there was nothing to choose."""
         return None
 
     def free(self) -> None:
-        """Gives back the MPI requests; the object cannot be used afterwards."""
+        """Frees the MPI requests; the object cannot be used afterwards."""
         self._requests.free()
 
     @abstractmethod
     def build(self, count: int) -> tuple[list, ...]:
-        """Lists of persistent requests for partials of so many numbers; the first are receives, posted early."""
+        """Lists of persistent requests for partials of ``count`` numbers. The first list is receives, posted early."""
 
     @abstractmethod
     def run(self, partial: torch.Tensor, receives: list, *requests: list) -> torch.Tensor | None:
-        """Sends and adds up, the receives being posted; the sum (count,), or None on a rank that gets none."""
+        """Sends and adds up; the receives are posted already. Returns the sum (count,), or None where there is none."""
 
     def messages(self, *number: int) -> torch.Tensor:
-        """Room for a message, or for so many, of the largest partial."""
+        """A buffer for one message of the largest partial, or for ``number`` of them."""
         return torch.empty(*number, self.wire.nbytes(self.most), dtype=torch.uint8)
 
     def byte_range(self, first: int, last: int) -> slice:
-        """Where in a message the numbers from ``first`` to ``last`` are: bounds of the wire's groups, or the end."""
+        """The bytes of a message that hold numbers ``first`` to ``last``: bounds of the wire's groups, or the end."""
         return slice(self.wire.nbytes(first), self.wire.nbytes(last))
 
     def others(self) -> list[int]:
-        """All other ranks, beginning with the one after this: messages sent in this order meet no queue."""
+        """All other ranks, starting after this one: sent in this order, messages do not queue up at a receiver."""
         return [(self.rank + step) % self.size for step in range(1, self.size)]
 
     def add_up(self, total: torch.Tensor, messages: Sequence[torch.Tensor], receives: Sequence) -> torch.Tensor:
-        """Adds up the ranks' messages in rank order, each as it is there.
+        """Adds up the ranks' messages in rank order, waiting for each in turn.
 
-        receives: of the others' messages, in rank order. This rank's own is there already.
+        total: float32 (count,), overwritten and returned. messages: one per rank, this rank's own included.
+        receives: those of the other ranks' messages, in rank order.
         """
         arrivals = [*receives[: self.rank], None, *receives[self.rank :]]
         for rank, (message, arrival) in enumerate(zip(messages, arrivals, strict=True)):
@@ -90,9 +91,9 @@ class Exchange(ABC):
 
 
 class Requests:
-    """The requests of one algorithm by number of rows; of too many shapes, the one not used for longest is freed.
+    """The requests of one algorithm by number of rows, at most _MAX_SHAPES: the least recently used are freed.
 
-    build: makes, for so many rows, lists of requests that are started and waited for together.
+    build: given a number of rows, returns lists of requests; those of a list are started and awaited together.
     """
 
     def __init__(self, build: Callable[[int], tuple[list, ...]]):
@@ -105,11 +106,11 @@ class Requests:
             if len(self._built) == _MAX_SHAPES:
                 _free(self._built.pop(next(iter(self._built))))
             requests = self._build(rows)
-        self._built[rows] = requests  # the last: the order is that of use
+        self._built[rows] = requests  # moved to the end: the dict is in order of use
         return requests
 
     def free(self) -> None:
-        """None of them can be used afterwards."""
+        """Frees all requests."""
         while self._built:
             _free(self._built.popitem()[1])
 

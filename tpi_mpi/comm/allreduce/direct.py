@@ -1,4 +1,4 @@
-"""The direct exchange: every rank sends its partial to every other, and each adds them all up for itself.
+"""The direct exchange: every rank sends its partial to every other rank, and each adds up all of them itself.
 
 rank 0 ── partial ──▶ ranks 1, 2, 3      rank 0: 0+1+2+3
 rank 1 ── partial ──▶ ranks 2, 3, 0      rank 1: 0+1+2+3
@@ -17,12 +17,12 @@ from tpi_mpi.comm.world import World
 class DirectAllreduce(Exchange):
     """Every rank receives every partial and adds them in rank order, as the star does.
 
-    One latency, and size - 1 messages each way on every link: the fastest where messages are small.
+    Takes one latency, and size - 1 messages each way on every link: fastest for small messages.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         super().__init__(world, wire, width, most_rows)
-        self._messages = self.messages(self.size)  # this rank's own among them
+        self._messages = self.messages(self.size)  # including this rank's own
         self._message = self.messages()
         self._total = torch.empty(self.most)
 

@@ -1,4 +1,4 @@
-"""Reduce-scatter, then allgather: every rank adds up one part of the partials, and all send each other the sums.
+"""Reduce-scatter, then allgather: every rank adds up one part of the partials and sends its sum to all others.
 
 rank 0 ◀── part 0 of every partial    rank 0 ── sum of part 0 ──▶ all others
 rank 1 ◀── part 1 of every partial    rank 1 ── sum of part 1 ──▶ all others
@@ -17,25 +17,25 @@ from tpi_mpi.comm.world import World
 class ReduceScatterAllreduce(Exchange):
     """Each rank adds its part of all partials in rank order, as the star does.
 
-    Two latencies, and 2 (size - 1) / size messages each way on every link, none busier than another: the fastest
-    where messages are large.
+    Takes two latencies, and 2 (size - 1) / size messages each way on every link, none busier than another: fastest
+    for large messages.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         super().__init__(world, wire, width, most_rows)
         first, last = self._part(self.most, 0)
         self._own, self._message = self.messages(), self.messages()
-        self._parts = torch.empty(self.size, wire.nbytes(last - first), dtype=torch.uint8)  # this rank's, of each
+        self._parts = torch.empty(self.size, wire.nbytes(last - first), dtype=torch.uint8)  # one part per partial
         self._total = torch.empty(last - first)
 
     def _part(self, count: int, rank: int) -> tuple[int, int]:
-        """Which of so many numbers a rank adds up: whole groups, and of few numbers maybe none."""
+        """The range of ``count`` numbers that a rank adds up: whole wire groups, possibly none if numbers are few."""
         group = self.wire.group
         length = -(-count // (group * self.size)) * group
         return min(count, rank * length), min(count, (rank + 1) * length)
 
     def _byte_range(self, count: int, rank: int) -> slice:
-        """Where in a message a rank's part is."""
+        """The bytes of a message that hold a rank's part."""
         return self.byte_range(*self._part(count, rank))
 
     def _own_parts(self, count: int) -> torch.Tensor:
@@ -44,7 +44,7 @@ class ReduceScatterAllreduce(Exchange):
         return self._parts[:, : own_range.stop - own_range.start]
 
     def build(self, count: int) -> tuple[list, list, list]:
-        """Receives of parts in rank order, then of sums; sends of parts; sends of this rank's sum."""
+        """Three lists: receives of parts in rank order, then of sums; sends of parts; sends of this rank's sum."""
         own, message, parts = self._own.numpy(), self._message.numpy(), self._own_parts(count).numpy()
         sum_of = message[self._byte_range(count, self.rank)]
         receive, send, others = self.comm.Recv_init, self.comm.Send_init, self.others()

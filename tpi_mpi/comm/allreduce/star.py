@@ -1,4 +1,4 @@
-"""The star: rank 0 adds up what all others send it, and sends them the sum, a piece of it after the other.
+"""The star: rank 0 adds up what all other ranks send it, and sends them the sum, piece by piece.
 
 rank 1 ── partial ──▶ ┐                ┌── sum ──▶ rank 1
 rank 2 ── partial ──▶ rank 0: 0+1+2+.. ┼── sum ──▶ rank 2
@@ -16,21 +16,22 @@ from tpi_mpi.comm.wire import Wire
 from tpi_mpi.comm.world import ROOT, World
 from tpi_mpi.common.units import KIB
 
-# Pieces of a message: while one arrives, the sum of the one before leaves, for a link carries both ways at once.
+# A message is cut into at most _PIECES pieces of at least _LEAST bytes: while one arrives, the sum of the previous one
+# leaves, because a link carries both directions at once.
 _LEAST, _PIECES = 8 * KIB, 16
 
 
 class StarReduce(Exchange):
-    """The first half of the star: rank 0 gets the sum, and the others wait for nothing."""
+    """The first half of the star: rank 0 gets the sum, and the other ranks only send."""
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
         super().__init__(world, wire, width, most_rows)
-        # of rank 0 in the order of the ranks, its own among them; of any other rank just its own
+        # on rank 0 one per rank, in rank order and including its own; on any other rank just its own
         self._messages = self.messages(self.size if self.rank == ROOT else 1)
         self._total = torch.empty(self.most if self.rank == ROOT else 0)
 
     def build(self, count: int) -> tuple[list, list]:
-        """Piece after piece; a piece's receives in the order of the ranks."""
+        """Receives and sends, piece by piece; the receives of a piece in rank order."""
         pieces = [self._messages[:, self.byte_range(*piece)].numpy() for piece in pieces_of(self.wire, count)]
         if self.rank != ROOT:
             return [], [self.comm.Send_init(piece[0], ROOT, Tag.PARTIAL) for piece in pieces]
@@ -43,7 +44,7 @@ class StarReduce(Exchange):
         return self._total[: partial.numel()] if self.rank == ROOT else None
 
     def _pieces(self, partial: torch.Tensor, receives: list, sends: list) -> Iterator[torch.Tensor]:
-        """On rank 0, each piece of the sum as soon as it is complete; the others have sent theirs."""
+        """On rank 0: each piece of the sum as soon as it is complete. Elsewhere: nothing, once the partial is sent."""
         count, others = partial.numel(), self.size - 1
         self.wire.write(partial, self._messages[0, : self.wire.nbytes(count)])
         start(sends)
@@ -54,16 +55,16 @@ class StarReduce(Exchange):
             yield self.add_up(self._total[first:last], messages, arriving)
 
     def pieces(self, partial: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As :meth:`sum`, but the pieces of the sum (count,), on rank 0 alone."""
+        """As :meth:`sum`, but yields the flat sum (count,) in pieces; on rank 0 alone."""
         return self._pieces(partial, *self.take(len(partial)))
 
 
 class StarAllreduce(Exchange):
     """Rank 0 receives every partial, adds them in rank order, and sends the sum to all.
 
-    On a network where latency costs more than bandwidth this takes two latencies whatever the number of ranks
-    (TPI-LLM, arXiv 2410.00531, section 3.2), and size - 1 messages each way on rank 0's link; by pieces, these go
-    both ways at once.
+    Takes two latencies however many ranks there are, which suits networks where latency costs more than bandwidth
+    (TPI-LLM, arXiv 2410.00531, section 3.2), and size - 1 messages each way on rank 0's link; cut into pieces, they
+    go both ways at once.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
@@ -97,7 +98,7 @@ class StarAllreduce(Exchange):
 
 
 def pieces_of(wire: Wire, count: int) -> list[tuple[int, int]]:
-    """Bounds of the pieces that so many numbers are sent in."""
+    """The (start, stop) of each piece in which ``count`` numbers are sent."""
     pieces = max(1, min(_PIECES, wire.nbytes(count) // _LEAST))
     length = -(-count // (pieces * wire.group)) * wire.group
     return [(first, min(count, first + length)) for first in range(0, count, length)]

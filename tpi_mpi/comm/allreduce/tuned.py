@@ -1,4 +1,4 @@
-"""The choice among the exchanges: by what the links give, and by trying."""
+"""Chooses among the exchanges: by what to expect from the links, then by measuring."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,26 +20,28 @@ EXCHANGES: dict[str, type[Exchange]] = {
     "direct": DirectAllreduce,
     "reduce-scatter": ReduceScatterAllreduce,
 }
-# Latencies, and messages one way on the busiest link, that each takes at least; of the number of ranks.
+# From the number of ranks: the latencies each exchange takes, and the messages one way on its busiest link, at least.
 _COSTS: dict[str, Callable[[int], tuple[int, float]]] = {
     "star": lambda size: (2, size - 1),
     "direct": lambda size: (1, size - 1),
     "reduce-scatter": lambda size: (2, 2 * (size - 1) / size),
 }
-# What is expected to take so many times as long as the best is not tried; below so many seconds, everything is.
+# An exchange expected to take over _HOPELESS times as long as the best is not tried, unless it is expected to take
+# at most _SLACK seconds.
 _HOPELESS, _SLACK = 1.5, 0.5e-3
-# No clock tells less apart.
+# Seconds below which a time is not resolved by any clock.
 _INSTANT = 1e-9
-# How often each is tried in a round, as far as this many seconds go, and at least. What is disturbed in one round is
-# seldom so in another.
+# Each exchange is tried up to _TRIES times per round, as far as _SECONDS allow, but at least _LEAST times. There are
+# several rounds, because a disturbance of one seldom lasts into the next.
 _TRIES, _SECONDS, _LEAST, _ROUNDS = 12, 0.1, 2, 3
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What was found out about messages of one size.
+    """Expected and measured times of the exchanges for messages of one size.
 
-    rows, nbytes: of the partial. expected: seconds by the links, of all exchanges. measured: of those that were tried.
+    rows, nbytes: size of the partial. expected: seconds of every exchange, computed from the links.
+    measured: seconds of the exchanges that were tried.
     """
 
     rows: int
@@ -56,10 +58,11 @@ class Trial:
 
 
 class TunedAllreduce:
-    """Takes the fastest exchange for messages of one row, and for the largest; in between, whichever of the two.
+    """Uses the exchange that is fastest for one row up to some number of rows, and the fastest for the most rows above.
 
-    The links' latency and bandwidth tell what is worth trying; what was tried, by all ranks together, is compared by
-    its time on the slowest rank. As all exchanges give bitwise the same, the choice changes no result.
+    The links' latency and bandwidth decide which exchanges are worth trying. Those are run by all ranks together and
+    compared by their time on the slowest rank. All exchanges give bitwise the same sums, so the choice changes no
+    result.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int):
@@ -83,7 +86,7 @@ class TunedAllreduce:
             exchange.free()
 
     def choice(self) -> dict:
-        """What was chosen, and why: seconds, and bytes a second."""
+        """What was chosen and why, valid as JSON. Times are in seconds, bandwidth in bytes per second."""
         return {
             "link": asdict(self._link) if self._link else None,
             "up_to_rows": self._limit,
@@ -95,31 +98,31 @@ class TunedAllreduce:
 
 
 def describe(choice: dict) -> str:
-    """A choice in one line."""
+    """One line about a choice made by :class:`TunedAllreduce`."""
     few, many = (choice["trials"][index]["chosen"] for index in (0, -1))
     what = few if few == many else f"{few} for up to {choice['up_to_rows']} tokens at once, {many} for more"
     link = choice["link"]
     if link is None:
         return f"allreduce {what}"
-    return f"allreduce {what}: links take {link['latency'] * 1e3:.2f} ms and {link['bandwidth'] / 1e6:.0f} MB/s"
+    return f"allreduce {what}: links take {link['latency'] * 1e3:.2f} ms and carry {link['bandwidth'] / 1e6:.0f} MB/s"
 
 
 def slowest(links: list[Link]) -> Link:
-    """What an exchange has to wait for, wherever it is."""
+    """The highest latency and the lowest bandwidth, wherever they occur: an exchange waits for both."""
     return Link(max(link.latency for link in links), min(link.bandwidth for link in links))
 
 
 def expected_seconds(name: str, size: int, link: Link, nbytes: int) -> float:
-    """What an exchange among so many ranks takes where links are all there is."""
+    """Seconds that an exchange among ``size`` ranks takes if only the links cost time."""
     latencies, messages = _COSTS[name](size)
     return latencies * link.latency + messages * nbytes / link.bandwidth
 
 
 def crossing(few: Trial, many: Trial) -> int:
-    """Up to how many rows the best for few is better than the best for many, times being linear in between.
+    """The most rows for which the best exchange for few rows still beats the best one for many.
 
-    Where one of two times was measured and the other is only expected, they may contradict who is best: then neither
-    gains anything over the other.
+    Times are interpolated linearly between the two sizes. A measured time compared with one that is only expected may
+    contradict which exchange is best; the gain then counts as zero.
     """
     if few.best == many.best:
         return many.rows
@@ -139,7 +142,7 @@ def _try(world: World, wire: Wire, width: int, rows: int, link: Link | None) -> 
 
 
 def _measure(world: World, wire: Wire, width: int, rows: int, candidates: Sequence[str]) -> dict[str, float]:
-    """Seconds of one of several sums in a row, on the slowest rank, by the exchange; in its best round."""
+    """For each exchange, the median seconds of one sum in a run of sums: its best round, on the slowest rank."""
     rounds = [
         {name: _median(world, EXCHANGES[name](world, wire, width, rows), rows, width) for name in candidates}
         for _ in range(_ROUNDS if len(candidates) > 1 and rows == 1 else 1)
@@ -150,10 +153,10 @@ def _measure(world: World, wire: Wire, width: int, rows: int, candidates: Sequen
 
 
 def _median(world: World, exchange: Exchange, rows: int, width: int) -> float:
-    """Seconds of one of several sums in a row on this rank."""
+    """The median seconds, on this rank, of one sum in a run of sums. Frees the exchange."""
     partial = torch.zeros(rows, width)
     began = perf_counter()
-    exchange.sum(partial)  # builds the requests, and has the pages backed
+    exchange.sum(partial)  # builds the requests, and faults in the buffers' pages
     first = perf_counter() - began
     taken = []
     for _ in range(world.broadcast(max(_LEAST, min(_TRIES, int(_SECONDS / first))))):
