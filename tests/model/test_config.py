@@ -175,6 +175,12 @@ REFUSED = [
         {"model_type": "qwen2", "layer_types": ["full_attention"]},
         "a list of 4 items, each full_attention or sliding_attention, is needed",
     ),
+    ({"model_type": "qwen2", "layer_types": 3}, "4 items, each full_attention or sliding_attention"),
+    ({"model_type": "qwen2", "layer_types": [["full_attention"]] * 4}, "4 items, each full_attention or"),
+    ({"attention_bias": "false"}, "attention_bias = 'false'; true or false is needed"),
+    ({"mlp_bias": 0}, "mlp_bias = 0; true or false is needed"),
+    ({"model_type": "qwen2", "use_sliding_window": "no"}, "use_sliding_window = 'no'; true or false is needed"),
+    ({"model_type": "qwen2", "max_window_layers": "2"}, "max_window_layers = '2'; a whole number is needed"),
     ({"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0; a positive whole number"),
 ]
 

@@ -157,7 +157,7 @@ def test_a_disk_that_hangs_from_the_start_ends_all_in_time(ranks, demo_slabs, tm
     process = start("tests/sabotage.py", "hang-early", ranks - 1, *arguments, ranks=ranks)
     returned, said = finish(process, slabs)
     assert returned != 0
-    assert f"nothing of slab {slabs}/rank{ranks - 1:04d}.h5 has come from the disk for 2 s" in said
+    assert f"no data of slab {slabs}/rank{ranks - 1:04d}.h5 has moved to or from the disk for 2 s" in said
 
 
 def test_who_was_asleep_blames_no_one(slabs, prompts):

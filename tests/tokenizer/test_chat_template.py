@@ -60,6 +60,8 @@ def test_a_template_file_of_its_own_counts(tmp_path, demo):
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ 1 + 'a' }}", "template failed"),
+        ("{{ 1 / 0 }}", "template failed"),
+        ([{"template": "of no name"}], "template failed"),
         ("{{ open('/etc/passwd').read() }}", "undefined"),
     ],
 )

@@ -126,3 +126,13 @@ def test_a_missing_sentencepiece_library_is_named(sentencepiece_directory, monke
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(UserError, match="pip install sentencepiece"):
         Tokenizer.load(sentencepiece_directory)
+
+
+def test_files_that_are_damaged_are_named(sentencepiece_directory, demo, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"not one")
+    with pytest.raises(UserError, match=r"tokenizer\.model cannot be read"):
+        Tokenizer.load(tmp_path)
+    shutil.copy(demo / "tokenizer.json", tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"Stra\xdfe")
+    with pytest.raises(UserError, match=r"chat_template\.jinja cannot be read"):
+        Tokenizer.load(tmp_path)

@@ -241,9 +241,9 @@ def test_verify_finds_what_was_damaged_after_it_came(machines, slabs):
 
 
 HUNG = {
-    "hang-reading": (0, "nothing of {slabs} has come from the disk for 2 s"),
-    "hang-writing": (1, "nothing of target has come from the disk for 2 s"),
-    "hang-placing": (2, "nothing of target has come from the disk for 2 s"),
+    "hang-reading": (0, "no data of {slabs} has moved to or from the disk for 2 s"),
+    "hang-writing": (1, "no data of target has moved to or from the disk for 2 s"),
+    "hang-placing": (2, "no data of target has moved to or from the disk for 2 s"),
 }
 
 

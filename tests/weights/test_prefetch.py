@@ -85,7 +85,7 @@ def test_a_disk_that_hangs_is_an_error_in_time(slab, monkeypatch):
 
     monkeypatch.setattr(prefetch, "warm", hang)
     began = time.monotonic()
-    with pytest.raises(DiskHung, match=r"nothing of slab .*rank0000\.h5 has come from the disk for 1 s"):
+    with pytest.raises(DiskHung, match=r"no data of slab .*rank0000\.h5 has moved to or from the disk for 1 s"):
         with prefetch.prefetched(slab, 1, MachineOptions(memory=10**10, timeout=1.0)):
             asked.wait(timeout=10)
     assert time.monotonic() - began < 5

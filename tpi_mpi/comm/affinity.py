@@ -1,6 +1,7 @@
 """The cores of this host: which of them its ranks may use, and how they are divided among the ranks as threads."""
 
 import os
+from array import array
 
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
@@ -56,7 +57,9 @@ def _allowed(process: int) -> frozenset[int]:
 
 def _union(comm, own: frozenset[int]) -> frozenset[int]:
     """The cores that any rank of the communicator may run on."""
-    width = max(os.cpu_count() or 1, max(own) + 1)
+    widths = array("q", bytes(8 * comm.Get_size()))
+    comm.Allgather(array("q", [max(own) + 1]), widths)
+    width = max(widths)  # not what this rank sees: cores may be numbered with gaps
     everyone = bytearray(width * comm.Get_size())
     comm.Allgather(bytes(cpu in own for cpu in range(width)), everyone)
     return frozenset(index % width for index, may in enumerate(everyone) if may)

@@ -40,9 +40,16 @@ class JsonObject:
         return self.values.get(key)
 
     def positive(self, key: str) -> int:
+        return self._whole(key, 1, "a positive whole number")
+
+    def whole(self, key: str) -> int:
+        """Zero or more."""
+        return self._whole(key, 0, "a whole number")
+
+    def _whole(self, key: str, least: int, what: str) -> int:
         value = self.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self.refuse(f"has {key} = {shorten(value)}; a positive whole number is needed")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            self.refuse(f"has {key} = {shorten(value)}; {what} is needed")
         return value
 
     def number(self, key: str) -> float:

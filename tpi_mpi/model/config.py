@@ -52,6 +52,9 @@ _INERT_VALUES = {
     "use_sliding_window": False,
 }
 
+# Keys of some families, whose values are true or false.
+_FLAGS = frozenset({"attention_bias", "mlp_bias", "use_sliding_window"})
+
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
@@ -151,6 +154,9 @@ class _Reader:
 
     def config(self) -> ModelConfig:
         keys = self.keys
+        for key in _FLAGS & set(self.family.defaults):
+            if keys.get(key) is not None:
+                keys.flag(key)
         sizes = {key: keys.positive(key) for key in (*_REQUIRED, "max_position_embeddings")}
         heads = sizes["num_attention_heads"]
         kv_heads = heads if keys.get("num_key_value_heads") is None else keys.positive("num_key_value_heads")
@@ -188,11 +194,16 @@ class _Reader:
     def sliding_windows(self) -> tuple[int | None, ...]:
         layers = self.keys.positive("num_hidden_layers")
         types = self.keys.get("layer_types")
-        if types is not None and (len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}):
+        kinds = ("full_attention", "sliding_attention")
+        if types is not None and not (
+            isinstance(types, list) and len(types) == layers and all(kind in kinds for kind in types)
+        ):
             self.keys.refuse(
                 f"has layer_types {shorten(types)}; a list of {layers} items, each full_attention or "
                 "sliding_attention, is needed"
             )
         if self.keys.get("sliding_window") is not None:
             self.keys.positive("sliding_window")
+        if "max_window_layers" in self.family.defaults:
+            self.keys.whole("max_window_layers")
         return self.family.sliding_windows(self.keys.values)

@@ -22,7 +22,7 @@ def render_chat(tokenizer: Tokenizer, prompt: str, system: str | None = None) ->
     try:
         template = _environment().from_string(_template(tokenizer))
         return template.render(messages=messages, add_generation_prompt=True, **tokenizer.special_tokens())
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise UserError(f"the checkpoint's chat template failed: {error}") from None
 
 

@@ -56,7 +56,10 @@ def _settings(directory: Path) -> dict:
             settings |= JsonObject.load(path).values
     template = directory / CHAT_TEMPLATE
     if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        try:
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{template} cannot be read: {error}") from None
     return settings
 
 
@@ -98,7 +101,10 @@ def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]
         raise UserError(
             f"{path.parent} has only a sentencepiece tokenizer.model; pip install sentencepiece to read it"
         ) from None
-    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    try:
+        library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     added = {entry["content"]: int(id) for id, entry in settings.get("added_tokens_decoder", {}).items()}
     control = [id for id in range(library.vocab_size()) if library.is_control(id)]
     special = {**{library.id_to_piece(id): id for id in control}, **added}

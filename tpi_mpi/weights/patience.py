@@ -28,6 +28,6 @@ class Patience:
         """Raises DiskHung if there was no progress for too long. what: what is being waited for, for the message."""
         if time.monotonic() - self._moved > self.seconds:
             raise DiskHung(
-                f"the disk has delivered nothing from {what} for {self.seconds:.0f} s; check that it still works, "
+                f"no data of {what} has moved to or from the disk for {self.seconds:.0f} s; check that it still works, "
                 "or give a slow disk more time with --timeout"
             )
