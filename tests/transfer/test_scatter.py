@@ -67,7 +67,7 @@ class Machines:
         return self.run(SABOTAGE, kind, rank, after, slabs, "target")
 
     def fill(self, slabs: Path) -> None:
-        """Everything in its place."""
+        """Puts everything in place."""
         for rank in range(RANKS):
             self.target(rank).mkdir()
             for path in slabs.iterdir():
@@ -131,7 +131,7 @@ def spoilable(slabs, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def other_split(tmp_path_factory) -> Path:
-    """Slabs of the same checkpoint and for as many ranks, split otherwise."""
+    """Slabs of the same checkpoint for as many ranks, split with other ratios."""
     target = tmp_path_factory.mktemp("other") / "slabs"
     run_module("weights_tools.split", DEMO, target, "--ranks", RANKS, "--ratios", "2,1,1", check=True)
     return target
@@ -162,7 +162,7 @@ def test_every_machine_gets_its_own_once_and_the_model_runs(machines, slabs):
     before = machines.times()
     second = machines.scatter(slabs).succeeded()
     assert (second.sent, machines.times()) == (0, before)
-    assert second.said[0] == f"tpi_mpi: {RANKS} of {RANKS} slabs are in their place already"
+    assert second.said[0] == f"tpi_mpi: {RANKS} of {RANKS} slabs are already in place"
     answer = machines.run("-m", "tpi_mpi.generate", "target", "--prompt", "Hello", "--chat")
     assert "tensor parallelism" in answer.stdout
 
@@ -179,7 +179,7 @@ def test_ranks_may_share_a_directory_even_that_of_the_slabs(slabs, spoilable, tm
 
 
 @pytest.mark.parametrize(("rank", "after"), [(2, 17), (0, 8)])
-def test_a_killed_scatter_goes_on_where_it_was(rank, after, machines, slabs):
+def test_a_killed_scatter_resumes(rank, after, machines, slabs):
     assert machines.sabotaged("kill", rank, after, slabs).status != 0
     assert not machines.slab(rank).exists()
     placed = sum(machines.slab(rank).stat().st_size for rank in range(RANKS) if machines.slab(rank).exists())
@@ -196,14 +196,14 @@ def test_what_an_interrupted_scatter_left_is_read_and_then_believed(machines, sl
     machines.check(slabs)
 
     machines.slab(1).rename(machines.partial(1))
-    stretches = extents_of(read_slab(slab_path(slabs, 1)))
-    spoilt = (stretches[0], stretches[9], stretches[-1])
-    for stretch in spoilt:
-        flip(machines.partial(1), stretch.stop - 1)
+    extents = extents_of(read_slab(slab_path(slabs, 1)))
+    spoilt = (extents[0], extents[9], extents[-1])
+    for extent in spoilt:
+        flip(machines.partial(1), extent.stop - 1)
     with open(machines.partial(1), "ab") as file:
         file.write(b"more")
     finished = machines.scatter(slabs).succeeded()
-    assert finished.sent == pytest.approx(sum(stretch.nbytes for stretch in spoilt), rel=0.01)
+    assert finished.sent == pytest.approx(sum(extent.nbytes for extent in spoilt), rel=0.01)
     machines.check(slabs)
 
 
@@ -240,7 +240,7 @@ def test_verify_finds_what_was_damaged_after_it_came(machines, slabs):
 
 FAULTS = {
     "small": (0, 2, "the slabs need 7.73 MiB, but the disk of target has only 976.56 KiB left"),
-    "full": (7, 2, "the disk is full while {partial} is written; free some space and scatter again"),
+    "full": (7, 2, "the disk filled up while {partial} was being written; free some space and scatter again"),
 }
 
 
@@ -252,13 +252,13 @@ def test_trouble_on_one_rank_ends_all_and_is_named(kind, machines, slabs):
     assert "Traceback" not in finished.stderr
     expected = f"tpi_mpi: rank 1 on {HOST}: {line.format(partial=machines.partial(1))}"
     assert [said for said in finished.said if said.startswith(expected)]
-    assert ("scatter:" in finished.stderr) == (kind != "small")  # what can be known is, before anything is sent
+    assert ("scatter:" in finished.stderr) == (kind != "small")  # a disk without room is found before anything is sent
 
 
 def test_a_message_that_was_altered_on_its_way_is_not_written(machines, slabs):
     finished = machines.sabotaged("message", 0, 20, slabs)
     assert finished.status == 1
-    assert any("a message of rank 0 was altered on its way; scatter again" in line for line in finished.said)
+    assert any("a message from rank 0 was altered on its way; scatter again" in line for line in finished.said)
     for rank in range(RANKS):
         assert (
             not machines.slab(rank).exists() or machines.slab(rank).read_bytes() == slab_path(slabs, rank).read_bytes()
@@ -290,10 +290,10 @@ def test_one_rank_is_a_copy(demo_slabs, tmp_path):
         assert (tmp_path / "target" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_directory_of_other_things_is_refused(slabs, tmp_path):
+def test_a_directory_of_other_files_is_refused(slabs, tmp_path):
     with pytest.raises(UserError, match="is not empty and holds no slabs; name another directory"):
         prepare_for_scatter(DEMO)
-    with pytest.raises(UserError, match=r"config\.json is no directory to write to \(File exists\)"):
+    with pytest.raises(UserError, match=r"config\.json cannot be used as a directory \(File exists\)"):
         prepare_for_scatter(DEMO / "config.json")
     (tmp_path / JOURNAL).touch()
     with pytest.raises(UserError, match="holds an interrupted split"):
@@ -303,20 +303,20 @@ def test_a_directory_of_other_things_is_refused(slabs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-biases-tied", "qwen3"])
-def test_stretches_are_the_whole_file(name, checkpoints, tmp_path):
+def test_extents_are_the_whole_file(name, checkpoints, tmp_path):
     run = ["--config", str(checkpoints[name] / "config.json"), "--ranks", "2", "--unique-layers", "1"]
     synth([str(tmp_path / "slabs"), *run])
     for rank in range(2):
         path = slab_path(tmp_path / "slabs", rank)
-        stretches = extents_of(read_slab(path))
-        ends = [0, *(stretch.stop for stretch in stretches)]
-        assert [stretch.start for stretch in stretches] == ends[:-1]
+        extents = extents_of(read_slab(path))
+        ends = [0, *(extent.stop for extent in extents)]
+        assert [extent.start for extent in extents] == ends[:-1]
         assert ends[-1] == path.stat().st_size
-        assert absent_from(path, stretches) == ()
-        for stretch in stretches:
-            flip(path, stretch.stop - 1)
-            assert absent_from(path, stretches) == (stretch,)
-            flip(path, stretch.stop - 1)
+        assert absent_from(path, extents) == ()
+        for extent in extents:
+            flip(path, extent.stop - 1)
+            assert absent_from(path, extents) == (extent,)
+            flip(path, extent.stop - 1)
 
 
 def kill(machines: Machines, process: subprocess.Popen) -> None:
