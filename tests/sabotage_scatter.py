@@ -1,6 +1,6 @@
 """Runs weights_tools.scatter with something going wrong on one rank: python sabotage_scatter.py KIND RANK AFTER ARGS...
 
-AFTER: how many chunks go well before.
+AFTER: how many chunks go well before that.
 """
 
 import errno
@@ -20,7 +20,7 @@ from weights_tools.transfer.stream import SourceFile
 
 
 def after(calls: int, function, trouble):
-    """The function, with trouble ahead of every call but the first so many."""
+    """The function, with trouble ahead of every call after the first ``calls``."""
     count = 0
 
     def spoilt(*arguments):

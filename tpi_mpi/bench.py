@@ -2,8 +2,8 @@
 
     mpirun -np 4 --hostfile hosts python -m tpi_mpi.bench SLABS --memory 3GiB
 
-Standard output carries one JSON object, standard error a table of it. The slabs are cold at first: their own pages
-are dropped from the page cache. Cost: as many sweeps as tokens are asked for, and some seconds for the probes.
+Standard output carries one JSON object, standard error a table of it. The run starts cold: the slabs' own pages are
+dropped from the page cache first. Cost: one sweep per token, and some seconds for the probes.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Looks at all machines at once: what they have, how fast they are, and what is wrong, before a model is run on them.
+"""Examines all machines at once, before a model is run on them: what they have, how fast they are, what is wrong.
 
     mpirun -np 4 --hostfile hosts python -m tpi_mpi.check SLABS --report check.json
 
-SLABS may also be a checkpoint that is not split yet, which only rank 0 needs; weights_tools.split then makes slabs
-for these machines with --ratios-from check.json. Standard error carries a table and a sentence for whatever is
-wrong, standard output one JSON object. Exit status 0 where nothing is wrong, 1 where something is.
-Cost: some fifteen seconds, and 256 MiB of disk for a moment where there is no slab.
+SLABS may also be a checkpoint that is not split yet, which only rank 0 needs to have; weights_tools.split then cuts
+slabs to suit these machines with --ratios-from check.json. Standard error carries a table and a sentence for whatever
+is wrong, standard output one JSON object. Exit status 0 if nothing is wrong, 1 if something is.
+Cost: about fifteen seconds and, on a machine without a slab, 256 MiB of disk for a moment.
 """
 
 import sys
@@ -25,7 +25,7 @@ def _check(world: World, options: CheckOptions, began: float) -> None:
     from tpi_mpi.preflight.target import agree
 
     target = agree(world, options)
-    from tpi_mpi.preflight.run import check  # with torch, which mistakes need not wait for
+    from tpi_mpi.preflight.run import check  # imports torch, which mistakes need not wait for
 
     check(world, target, options)
 

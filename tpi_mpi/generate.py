@@ -1,9 +1,9 @@
-"""Continues prompts with a model that was split into slabs, one rank a slab.
+"""Continues prompts with a model that was split into slabs, one slab per rank.
 
     mpirun -np 4 --hostfile hosts python -m tpi_mpi.generate SLABS --prompt "..."
 
-Standard output carries the text (or, for a prompts file without --output, one JSON object a request); everything
-else goes to standard error. Cost: every rank reads its slab once a token, or keeps of it what its memory holds.
+Standard output carries the text (or, for a prompts file without --output, one JSON object per request); everything
+else goes to standard error. Cost: for every token, each rank reads its slab, except for what it has memory to keep.
 """
 
 import sys

@@ -3,8 +3,8 @@
     python -m tpi_mpi.plot TRACE.json OUT.png [--sweep N]
     python -m tpi_mpi.plot REPORT.json OUT.png
 
-Of a trace: the timeline of one sweep, so that one sees whether reading is hidden behind the rest, and memory over
-time against the budget. Of a report: where each rank's time and memory went. Needs matplotlib.
+Of a trace: the timeline of one sweep, which shows whether reading is hidden behind the rest; and memory over time,
+beside the budget. Of a report: where each rank's time and memory went. Needs matplotlib.
 """
 
 import sys
@@ -21,8 +21,8 @@ from tpi_mpi.common.json_object import JsonObject
 def plot_parser() -> Parser:
     parser = Parser(prog="python -m tpi_mpi.plot", description="Draws a trace or a report.")
     parser.add_argument("source", metavar="TRACE|REPORT", type=Path, help="written by --trace or --report")
-    parser.add_argument("out", metavar="OUT.png", type=Path, help="picture to write; its ending names the format")
-    parser.add_argument("--sweep", metavar="N", type=int, help="of a trace, draw the N-th sweep (default: the last)")
+    parser.add_argument("out", metavar="OUT.png", type=Path, help="picture to write; its extension sets the format")
+    parser.add_argument("--sweep", metavar="N", type=int, help="sweep of a trace (default: the last complete one)")
     return parser
 
 

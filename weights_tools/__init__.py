@@ -1,6 +1,6 @@
 """The programs that prepare weights.
 
-split, verify, inspect   slabs are cut from a checkpoint, checked, shown
-scatter                  slabs are sent to the machines of their ranks
-synth                    random checkpoints and slabs, for measurements
+split, verify, inspect   cut a checkpoint into slabs, check them, show what they hold
+scatter                  sends slabs to the machines of their ranks
+synth                    makes random checkpoints and slabs, for measurements
 """

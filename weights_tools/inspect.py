@@ -1,4 +1,4 @@
-"""Shows what is in a directory of slabs: the model, the partition, the blocks, the bytes of each rank.
+"""Shows what is in a directory of slabs: the model, the partition, the blocks, and the bytes of each rank.
 
     python -m weights_tools.inspect SLABS [--json]
 
@@ -27,7 +27,10 @@ def inspect_parser() -> Parser:
 
 
 def describe(directory: Path) -> dict:
-    """Everything that is shown, fit for JSON. Slabs that are not on this machine are left out."""
+    """Everything that is shown, fit for JSON. Slabs that are not on this machine are left out.
+
+    Raises UserError if there are none, or one is damaged.
+    """
     manifest = Manifest.load(directory)
     paths = [slab_path(directory, rank) for rank in range(manifest.ranks)]
     slabs = [read_slab(path) for path in paths if path.exists()] or [read_slab(paths[0])]
@@ -58,7 +61,7 @@ def _rank(slab: Slab) -> dict:
 
 
 def table(what: dict) -> str:
-    """The description for people."""
+    """The description as a table that people read."""
     lines = [
         f"{what['model']}: {what['model_type']}, {what['layers']} layers, hidden size {what['hidden_size']}, "
         f"vocabulary {what['vocab_size']}, {what['dtype']}, digest {what['source_digest'][:16]}",

@@ -2,13 +2,13 @@
 
     mpirun -np 4 --hostfile hosts python -m weights_tools.scatter SLABS TARGET
 
-SLABS is read by rank 0 alone; TARGET is a directory on every machine, and may be the same one on several, or SLABS
-itself. Interrupted, it goes on where it was when it is started again.
+SLABS is read by rank 0 alone. TARGET is a directory on every machine; several may share one, and it may be SLABS
+itself. Interrupted, the scatter resumes when it is started again.
 
-A slab that is in its place is not sent again. It is known by its header, which has the checksum of every block; a
-file that was damaged later still has that header. The run would find the damage, when it first reads the block;
+A slab that is in place is not sent again. It is recognised by its header, which has the checksum of every block; a
+file that was damaged later still has that header. A run would find the damage when it first fetches the block;
 --verify finds it now, and sends that slab again. Cost: each byte crosses the network once, at the rate of rank 0's
-link; of what an interrupted scatter left, each machine reads its own part.
+link; each machine reads what an interrupted scatter left on it.
 """
 
 import sys
@@ -31,7 +31,7 @@ def scatter_parser() -> Parser:
     add("slabs", metavar="SLABS", type=Path, help="directory on rank 0's machine, written by weights_tools.split")
     add("target", metavar="TARGET", type=Path, help="directory on every machine; new, empty, or with slabs")
     add_timeout(parser)
-    add("--verify", action="store_true", help="read slabs that are in their place, and send damaged ones again")
+    add("--verify", action="store_true", help="read slabs that are already in place, and send damaged ones again")
     return parser
 
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _scatter(world: World, options: ScatterOptions, began: float) -> None:
-    from weights_tools.transfer.scattering import scatter  # with h5py, which mistakes need not wait for
+    from weights_tools.transfer.scattering import scatter  # imports h5py, which mistakes need not wait for
 
     scatter(world, options)
 

@@ -1,9 +1,9 @@
-"""Cuts a Hugging Face checkpoint into one HDF5 slab a rank.
+"""Cuts a Hugging Face checkpoint into one HDF5 slab per rank.
 
     python -m weights_tools.split CHECKPOINT SLABS --ranks 4
 
 Reads every byte of the checkpoint once and writes about as many; memory stays below a gigabyte whatever the size
-of the model. Interrupted, it goes on where it was when it is started again.
+of the model. Interrupted, it resumes when it is started again.
 """
 
 import sys
@@ -20,18 +20,18 @@ LATER_DTYPES = ("int8", "int4")
 
 
 def split_parser() -> Parser:
-    parser = Parser(prog="python -m weights_tools.split", description="Cuts a checkpoint into one slab a rank.")
+    parser = Parser(prog="python -m weights_tools.split", description="Cuts a checkpoint into one slab per rank.")
     add = parser.add_argument
     add("checkpoint", metavar="CHECKPOINT", type=Path, help="directory with config.json and safetensors files")
     add("slabs", metavar="SLABS", type=Path, help="directory to write; new or empty")
     add_partition_arguments(parser, required=True)
-    ratios = "choose the ratios by what tpi_mpi.check wrote of the machines"
+    ratios = "choose the ratios that suit the machines in this report of tpi_mpi.check"
     add("--ratios-from", metavar="CHECK.json", type=Path, help=ratios)
     dtypes = ("keep", *DTYPES, *LATER_DTYPES)
     add("--dtype", default="keep", choices=dtypes, help="of the weights (default: as they are)")
-    ignored = "a key of config.json that is not understood, but changes nothing; may be given several times"
+    ignored = "a key of config.json that is not understood but changes nothing; may be given several times"
     add("--ignore-key", metavar="KEY", action="append", default=[], help=ignored)
-    add("--force", action="store_true", help="replace slabs that are in SLABS already")
+    add("--force", action="store_true", help="replace slabs that are already in SLABS")
     return parser
 
 
@@ -66,7 +66,7 @@ def _check(options: Namespace) -> None:
 
 
 def _chosen_ratios(checkpoint, options: Namespace) -> tuple[float, ...] | None:
-    """The ratios that suit the machines of --ratios-from. Says them, and what is expected of them."""
+    """The ratios that suit the machines of --ratios-from; says which, and what to expect of them."""
     from weights_tools.splitting.ratios import CheckReport, choose, describe
 
     report = CheckReport(options.ratios_from, checkpoint.config, options.ranks)

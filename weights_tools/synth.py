@@ -2,9 +2,9 @@
 
     python -m weights_tools.synth OUT --like llama-2-70b --ranks 8 --unique-layers 4
 
-Without --ranks OUT is a checkpoint, with it a directory of slabs. With --unique-layers the layers beyond the first
-so many are HDF5 hard links to them, so that the slabs of a large model fit on a small disk while a run still maps
-and fetches every layer.
+Without --ranks, OUT is a checkpoint; with it, a directory of slabs. With --unique-layers K, all layers beyond the first
+K are HDF5 hard links to those, so that the slabs of a large model fit on a small disk while a run still maps and
+fetches every layer.
 """
 
 import sys
@@ -25,12 +25,12 @@ def synth_parser() -> Parser:
     add("out", metavar="OUT", type=Path, help="directory to write; new or empty")
     add("--like", metavar="NAME", choices=SHAPES, help=f"a published shape: {', '.join(SHAPES)}")
     add("--config", metavar="FILE", type=Path, help="any other config.json")
-    add("--layers", metavar="L", type=int, help="make so many layers instead of all")
+    add("--layers", metavar="L", type=int, help="make only this many layers")
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: bfloat16)")
-    add("--seed", metavar="S", type=int, default=0, help="of the random numbers (default: 0)")
+    add("--seed", metavar="S", type=int, default=0, help="of the random weights (default: 0)")
     add_partition_arguments(parser, required=False)
     add("--unique-layers", metavar="K", type=int, help="with --ranks: layers beyond K link to the first K")
-    add("--force", action="store_true", help="replace what is in OUT already")
+    add("--force", action="store_true", help="replace what is already in OUT")
     return parser
 
 
@@ -65,7 +65,7 @@ def synth(arguments: Sequence[str] | None = None) -> None:
 
 
 def _config_keys(options: Namespace) -> dict:
-    """The config.json to make."""
+    """The keys of the config.json to make. Raises UserError for --layers below 1."""
     from tpi_mpi.model.config import ModelConfig
 
     keys = dict(SHAPES[options.like]) if options.like else dict(ModelConfig.load(options.config).keys)

@@ -1,8 +1,8 @@
-"""Checks slabs: every checksum, and with the checkpoint that what was cut can be put together again.
+"""Checks slabs: every checksum and, given the checkpoint, that the slabs rejoin to it bit for bit.
 
     python -m weights_tools.verify SLABS [--checkpoint CHECKPOINT]
 
-Reads every byte of the slabs (and of the checkpoint) once. Exit status 0 means that all is as it was written.
+Reads every byte of the slabs (and of the checkpoint) once. Exit status 0 means that they are intact.
 """
 
 import sys
@@ -15,7 +15,7 @@ from tpi_mpi.common.errors import say
 
 
 def verify_parser() -> Parser:
-    parser = Parser(prog="python -m weights_tools.verify", description="Checks that slabs are what was written.")
+    parser = Parser(prog="python -m weights_tools.verify", description="Checks that slabs are as they were written.")
     parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     parser.add_argument("--checkpoint", type=Path, help="compare with the checkpoint, bit for bit")
     return parser
@@ -28,13 +28,13 @@ def verify(arguments: Sequence[str] | None = None) -> None:
 
     slabs = open_slabs(options.slabs)
 
-    from weights_tools.splitting.checkpoint import Checkpoint  # with torch, which mistakes need not wait for
+    from weights_tools.splitting.checkpoint import Checkpoint  # imports torch, which mistakes need not wait for
     from weights_tools.splitting.rejoin import check_blocks, compare
 
     check_blocks(slabs)
     if options.checkpoint:
         compare(slabs, Checkpoint(options.checkpoint, Manifest.load(options.slabs).ignored_keys))
-    say(f"{len(slabs)} slabs are as they were written{' and equal the checkpoint' if options.checkpoint else ''}")
+    say(f"{len(slabs)} slabs are intact{' and equal the checkpoint' if options.checkpoint else ''}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The prompts file: what a line may say, and what is named when it says something else."""
+"""The prompts file: what a line may contain, and what is named when it contains anything else."""
 
 import json
 
@@ -15,7 +15,7 @@ def read(*values):
     return read_prompts([value if isinstance(value, str) else json.dumps(value) for value in values], "f", DEFAULTS)
 
 
-def test_a_line_without_an_id_is_known_by_its_number():
+def test_a_line_without_an_id_gets_its_number_as_id():
     prompts = read({"prompt": "a"}, "", {"id": "x", "prompt_token_ids": [1, 2]}, {"prompt": "c"})
     assert [prompt.id for prompt in prompts] == [1, "x", 4]
     assert prompts[0].text == "a"
@@ -35,11 +35,11 @@ def test_a_line_may_override_the_sampling():
         ("[1]", "not a JSON object"),
         ({}, "either prompt or prompt_token_ids"),
         ({"prompt": "a", "prompt_token_ids": [1]}, "either prompt or prompt_token_ids"),
-        ({"prompt": 3}, "prompt is 3; a text is needed"),
+        ({"prompt": 3}, "prompt is 3; a string is needed"),
         ({"prompt_token_ids": []}, "at least one whole number"),
         ({"prompt_token_ids": [1.5]}, "at least one whole number"),
         ({"prompt_token_ids": [True]}, "at least one whole number"),
-        ({"prompt": "a", "id": [1]}, "id is [1]; a text or a whole number"),
+        ({"prompt": "a", "id": [1]}, "id is [1]; a string or a whole number"),
         ({"prompt": "a", "temprature": 1}, "key 'temprature' is not understood; the keys are id, prompt"),
         ({"prompt": "a", "top_p": 2}, "top_p is 2; a number from 0 to 1"),
     ],
@@ -50,7 +50,7 @@ def test_mistakes_are_named_with_their_line(value, words):
     assert words in str(refusal.value)
 
 
-def test_an_id_can_be_used_once():
+def test_an_id_can_be_used_only_once():
     with pytest.raises(UserError, match="line 2 of f: id 'x' was used before"):
         read({"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"})
 

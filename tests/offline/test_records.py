@@ -1,4 +1,4 @@
-"""The output file: an interrupted batch goes on where it was, and answers are never mixed up."""
+"""The output file: an interrupted batch resumes where it stopped, and answers are never mixed up."""
 
 import json
 

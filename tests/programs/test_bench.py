@@ -80,7 +80,7 @@ def test_the_trace_has_the_memory_too(bench):
     ("arguments", "words"),
     [
         (["--new-tokens", 0], "--new-tokens is 0; at least 1"),
-        (["--prompt-tokens", 513], "--prompt-tokens make a sequence of 513 tokens; the model's context is 512"),
+        (["--prompt-tokens", 513], "--prompt-tokens makes a sequence of 513 tokens; the model's context is 512"),
         (["--prompt", "a"], "--prompt a"),
     ],
 )

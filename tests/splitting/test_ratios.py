@@ -154,8 +154,8 @@ def spoil(report, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "arguments", "words"),
     [
-        ({}, ["--ranks", 2], "check.json is of 3 ranks, not of 2"),
-        ({"hidden_size": 64}, ["--ranks", 3], "check.json is of another model (demo)"),
+        ({}, ["--ranks", 2], "check.json is for 3 ranks, not for 2"),
+        ({"hidden_size": 64}, ["--ranks", 3], "check.json is for another model (demo)"),
         ({"work": None}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
         ({"ranks": [{}, {}, {}]}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
         ({}, ["--ranks", 3, "--ratios", "1,1,1"], "give either --ratios or --ratios-from"),

@@ -82,7 +82,7 @@ def test_a_weight_that_the_dtype_cannot_hold_is_named(checkpoints, tmp_path):
     checkpoint = checkpoints.fresh("llama", tmp_path / "checkpoint")
     put(Q, torch.full((64, 64), 1e5))(checkpoint)
     with pytest.raises(
-        UserError, match=r"layers\.1\.attention has a weight of 100000, and torch\.float16 ends at 65504"
+        UserError, match=r"layers\.1\.attention has a weight of 100000, but torch\.float16 only reaches 65504"
     ):
         split([str(checkpoint), str(tmp_path / "slabs"), "--ranks", "2", "--dtype", "float16"])
 
@@ -109,7 +109,7 @@ class Interrupted(Exception):
 
 
 def interrupted_split(checkpoint, target, monkeypatch, after: int, ranks: int = 2) -> list[str]:
-    """Begins a split and stops it after so many blocks; returns their names."""
+    """Begins a split and stops it after ``after`` blocks; returns their names."""
     done = []
     cut_block = cutting._Cutting.cut_block
 
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_is_named(demo, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(UserError, match=r"the disk is full while .*rank0000"):
+    with pytest.raises(UserError, match=r"the disk filled up while .*rank0000"):
         split([str(demo), str(tmp_path / "slabs"), "--ranks", "2"])
 
 
@@ -290,15 +290,15 @@ SPOILT = {
     "unknown type": (lambda d: change_config(d, model_type="gpt2"), "'gpt2'; the supported ones are llama, mistral"),
     "no weights": (lambda d: (d / MODEL).unlink(), r"neither model\.safetensors nor"),
     "pickled": (lambda d: (d / MODEL).rename(d / "pytorch_model.bin"), "only pickled weights .* safetensors"),
-    "missing tensor": (remove(Q), f"misses the tensor {Q}, which its config"),
+    "missing tensor": (remove(Q), f"lacks the tensor {Q}, which its config"),
     "other shape": (put(Q, torch.zeros(3, 64)), r"has shape \(3, 64\), but .* \(64, 64\)"),
-    "other layers": (lambda d: change_config(d, num_hidden_layers=5), r"misses the tensor model\.layers\.3.* more"),
+    "other layers": (lambda d: change_config(d, num_hidden_layers=5), r"lacks the tensor model\.layers\.3.* more"),
     "extra tensor": (put("model.extra", torch.zeros(3)), r"model\.extra, which is not understood"),
     "integers": (put(Q, torch.zeros(64, 64, dtype=torch.int8)), "dtype I8; the supported"),
     "not safetensors": (lambda d: (d / MODEL).write_bytes(b"pickle"), "cannot be read as safetensors"),
     "cut off": (lambda d: os.truncate(d / MODEL, 50_000), "cannot be read as safetensors"),
-    "missing shard": (lose_a_shard, "misses model-00002-of-00003"),
-    "path outside": (name_a_file_outside, "only files of the checkpoint's own directory may be"),
+    "missing shard": (lose_a_shard, "lacks model-00002-of-00003"),
+    "path outside": (name_a_file_outside, "only files in the checkpoint's own directory are allowed"),
 }
 
 

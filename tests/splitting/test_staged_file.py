@@ -13,7 +13,7 @@ from tpi_mpi.weights.slab import PAGE
 from weights_tools.common import direct_file
 from weights_tools.splitting.staged_file import StagedFile
 
-STRETCHES = {0: [(7, 100), (40, 33), (1, 4096)], 12 * PAGE: [(1, 1)], 20 * PAGE: [(50, 512), (3, 5)]}
+RANGES = {0: [(7, 100), (40, 33), (1, 4096)], 12 * PAGE: [(1, 1)], 20 * PAGE: [(50, 512), (3, 5)]}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def write_and_compare(path: Path, threads) -> None:
     path.write_bytes(b"")
     file = StagedFile(path, 4 * PAGE, threads)
     expected = bytearray(40 * PAGE)
-    for offset, shapes in STRETCHES.items():
+    for offset, shapes in RANGES.items():
         file.seek(offset)
         position = offset
         for rows, width in shapes:
@@ -88,6 +88,6 @@ def test_a_full_disk_is_named(tmp_path, threads, monkeypatch):
     file = StagedFile(tmp_path / "file", 4 * PAGE, threads)
     monkeypatch.setattr(os, "pwrite", full)
     file.append(torch.zeros(9), torch.float32)
-    with pytest.raises(UserError, match=r"the disk is full while .*file is written"):
+    with pytest.raises(UserError, match=r"the disk filled up while .*file was being written"):
         file.sync()
     file.close()

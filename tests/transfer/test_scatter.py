@@ -69,7 +69,7 @@ class Machines:
         return self.run(SABOTAGE, kind, rank, after, slabs, "target")
 
     def fill(self, slabs: Path) -> None:
-        """Everything in its place."""
+        """Puts everything in place."""
         for rank in range(RANKS):
             self.target(rank).mkdir()
             for path in slabs.iterdir():
@@ -133,7 +133,7 @@ def spoilable(slabs, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def other_split(tmp_path_factory) -> Path:
-    """Slabs of the same checkpoint and for as many ranks, split otherwise."""
+    """Slabs of the same checkpoint for as many ranks, split with other ratios."""
     target = tmp_path_factory.mktemp("other") / "slabs"
     run_module("weights_tools.split", DEMO, target, "--ranks", RANKS, "--ratios", "2,1,1", check=True)
     return target
@@ -164,7 +164,7 @@ def test_every_machine_gets_its_own_once_and_the_model_runs(machines, slabs):
     before = machines.times()
     second = machines.scatter(slabs).succeeded()
     assert (second.sent, machines.times()) == (0, before)
-    assert second.said[0] == f"tpi_mpi: {RANKS} of {RANKS} slabs are in their place already"
+    assert second.said[0] == f"tpi_mpi: {RANKS} of {RANKS} slabs are already in place"
     answer = machines.run("-m", "tpi_mpi.generate", "target", "--prompt", "Hello", "--chat")
     assert "tensor parallelism" in answer.stdout
 
@@ -181,7 +181,7 @@ def test_ranks_may_share_a_directory_even_that_of_the_slabs(slabs, spoilable, tm
 
 
 @pytest.mark.parametrize(("rank", "after"), [(2, 17), (0, 8)])
-def test_a_killed_scatter_goes_on_where_it_was(rank, after, machines, slabs):
+def test_a_killed_scatter_resumes(rank, after, machines, slabs):
     assert machines.sabotaged("kill", rank, after, slabs).status != 0
     assert not machines.slab(rank).exists()
     placed = sum(machines.slab(rank).stat().st_size for rank in range(RANKS) if machines.slab(rank).exists())
@@ -259,7 +259,7 @@ def test_a_disk_that_hangs_ends_all_in_time_and_is_named(kind, machines, slabs):
 
 FAULTS = {
     "small": (0, 2, "the slabs need 7.73 MiB, but the disk of target has only 976.56 KiB left"),
-    "full": (7, 2, "the disk is full while {partial} is written; free some space and scatter again"),
+    "full": (7, 2, "the disk filled up while {partial} was being written; free some space and scatter again"),
 }
 
 
@@ -271,13 +271,13 @@ def test_trouble_on_one_rank_ends_all_and_is_named(kind, machines, slabs):
     assert "Traceback" not in finished.stderr
     expected = f"tpi_mpi: rank 1 on {HOST}: {line.format(partial=machines.partial(1))}"
     assert [said for said in finished.said if said.startswith(expected)]
-    assert ("scatter:" in finished.stderr) == (kind != "small")  # what can be known is, before anything is sent
+    assert ("scatter:" in finished.stderr) == (kind != "small")  # a disk without room is found before anything is sent
 
 
 def test_a_message_that_was_altered_on_its_way_is_not_written(machines, slabs):
     finished = machines.sabotaged("message", 0, 20, slabs)
     assert finished.status == 1
-    assert any("a message of rank 0 was altered on its way; scatter again" in line for line in finished.said)
+    assert any("a message from rank 0 was altered on its way; scatter again" in line for line in finished.said)
     for rank in range(RANKS):
         assert (
             not machines.slab(rank).exists() or machines.slab(rank).read_bytes() == slab_path(slabs, rank).read_bytes()
@@ -309,10 +309,10 @@ def test_one_rank_is_a_copy(demo_slabs, tmp_path):
         assert (tmp_path / "target" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_directory_of_other_things_is_refused(slabs, tmp_path):
+def test_a_directory_of_other_files_is_refused(slabs, tmp_path):
     with pytest.raises(UserError, match="is not empty and holds no slabs; name another directory"):
         prepare_for_scatter(DEMO)
-    with pytest.raises(UserError, match=r"config\.json is no directory to write to \(File exists\)"):
+    with pytest.raises(UserError, match=r"config\.json cannot be used as a directory \(File exists\)"):
         prepare_for_scatter(DEMO / "config.json")
     (tmp_path / JOURNAL).touch()
     with pytest.raises(UserError, match="holds an interrupted split"):

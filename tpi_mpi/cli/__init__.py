@@ -1,5 +1,5 @@
 """Command lines, and how programs begin and end.
 
-arguments   the command lines, read into options
-program     how a program runs: alone, as several ranks, as several ranks that need their slabs
+arguments   the command lines, parsed into options
+program     how a program runs: alone, as several ranks, or as several ranks with their slabs
 """

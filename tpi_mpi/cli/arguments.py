@@ -1,4 +1,4 @@
-"""The command lines, and the options that they are read into."""
+"""The command lines, parsed into options."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tpi_mpi.common.units import parse_size
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are UserErrors, so that they are shown as all others are."""
+    """An argument parser whose complaints are UserErrors, so that they are shown like all other mistakes."""
 
     def __init__(self, **settings):
         super().__init__(allow_abbrev=False, **settings)
@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def size_argument(text: str) -> int:
+    """Bytes, for argparse, which shows the message of an ArgumentTypeError."""
     try:
         return parse_size(text)
     except UserError as error:
@@ -39,7 +40,7 @@ def size_argument(text: str) -> int:
 
 
 def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
-    """Reads the command line of tpi_mpi.generate. Raises UserError where it makes no sense."""
+    """Parses the command line of tpi_mpi.generate. Raises UserError if it makes no sense."""
     given = vars(generate_parser().parse_args(arguments))
     given["stop"] = tuple(given["stop"] or ())
     sampling = SamplingOptions(**{key: given.pop(key) for key in SAMPLING_KEYS})
@@ -48,7 +49,7 @@ def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
 
 
 def _machine_options(given: dict) -> MachineOptions:
-    """Takes what belongs to them, as far as the program has it, out of a command line's values."""
+    """Removes from a command line's values the machine options that the program has, and returns these."""
     return MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
 
 
@@ -56,13 +57,13 @@ def generate_parser() -> Parser:
     parser = Parser(
         prog="python -m tpi_mpi.generate",
         usage="mpirun -np N %(prog)s SLABS (--prompt TEXT | --prompts FILE) [options]",
-        description="Continues texts with a model that was split into slabs, one rank a slab.",
+        description="Continues prompts with a model that was split into slabs, one slab per rank.",
     )
     add = parser.add_argument
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
-    add("--prompt", metavar="TEXT", help="one text; its continuation streams to standard output")
-    add("--prompts", metavar="FILE.jsonl", help='one {"id": ..., "prompt": ...} a line (- for standard input)')
-    add("--output", metavar="FILE.jsonl", help="one JSON object a finished text; texts already there are not repeated")
+    add("--prompt", metavar="TEXT", help="one prompt; its continuation streams to standard output")
+    add("--prompts", metavar="FILE.jsonl", help='one {"id": ..., "prompt": ...} per line (- for standard input)')
+    add("--output", metavar="FILE.jsonl", help="one JSON object per finished request; those already there are skipped")
     add("--chat", action="store_true", help="put each prompt into the checkpoint's chat template")
     add("--system", metavar="TEXT", help="system prompt of the chat")
     add("--logprobs", action="store_true", help="add the chosen tokens' log-probabilities to the output")
@@ -72,7 +73,7 @@ def generate_parser() -> Parser:
 
 
 def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:
-    """Reads the command line of tpi_mpi.bench. Raises UserError where it makes no sense."""
+    """Parses the command line of tpi_mpi.bench. Raises UserError if it makes no sense."""
     given = vars(bench_parser().parse_args(arguments))
     machine = _machine_options(given)
     return BenchOptions(machine=machine, **given)
@@ -82,7 +83,7 @@ def bench_parser() -> Parser:
     parser = Parser(
         prog="python -m tpi_mpi.bench",
         usage="mpirun -np N %(prog)s SLABS [options]",
-        description="Measures a run beside the floor that these machines and their network set for it.",
+        description="Measures a run beside the lower bound that these machines and their network set for it.",
     )
     add = parser.add_argument
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
@@ -93,7 +94,7 @@ def bench_parser() -> Parser:
 
 
 def parse_check(arguments: Sequence[str] | None) -> CheckOptions:
-    """Reads the command line of tpi_mpi.check. Raises UserError where it makes no sense."""
+    """Parses the command line of tpi_mpi.check. Raises UserError if it makes no sense."""
     given = vars(check_parser().parse_args(arguments))
     machine = _machine_options(given)
     return CheckOptions(machine=machine, **given)
@@ -103,12 +104,12 @@ def check_parser() -> Parser:
     parser = Parser(
         prog="python -m tpi_mpi.check",
         usage="mpirun -np N %(prog)s SLABS [options]",
-        description="Looks at all machines at once, and says what is wrong.",
+        description="Examines all machines at once, and says what is wrong with them.",
     )
     add = parser.add_argument
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split, or a checkpoint")
-    add("--prompt-tokens", metavar="P", type=int, default=64, help="a prompt to expect (default: 64)")
-    new = f"tokens after it, to have room for (default: {DEFAULT_NEW_TOKENS})"
+    add("--prompt-tokens", metavar="P", type=int, default=64, help="length of the prompt to expect (default: 64)")
+    new = f"new tokens to have room for (default: {DEFAULT_NEW_TOKENS})"
     add("--new-tokens", metavar="K", type=int, default=DEFAULT_NEW_TOKENS, help=new)
     _add_run(parser)
     add("--report", metavar="FILE.json", type=Path, help="write what was found, for weights_tools.split --ratios-from")
@@ -117,38 +118,39 @@ def check_parser() -> Parser:
 
 def _add_sampling(group) -> None:
     add = group.add_argument
-    add("--max-new-tokens", metavar="K", type=int, help=f"default: {DEFAULT_NEW_TOKENS}, or what the context leaves")
+    most = f"generate at most K (default: {DEFAULT_NEW_TOKENS}, or what the context leaves)"
+    add("--max-new-tokens", metavar="K", type=int, help=most)
     add("--temperature", metavar="T", type=float, default=0.0, help="0, the default, is greedy")
     add("--top-k", metavar="K", type=int, help="sample from the K most probable tokens")
     add("--top-p", metavar="P", type=float, help="sample from the fewest tokens whose probabilities sum to P")
-    add("--repetition-penalty", metavar="R", type=float, help="divide the scores of tokens already there by R")
-    add("--seed", metavar="S", type=int, help="repeat a run's samples; by default every run differs")
+    add("--repetition-penalty", metavar="R", type=float, help="divide the logits of tokens that have occurred by R")
+    add("--seed", metavar="S", type=int, help="the same seed repeats a run (default: every run differs)")
     add("--stop", metavar="TEXT", action="append", help="end before this text appears; may be given several times")
 
 
 def add_timeout(group) -> None:
-    """The option that every program has that is several ranks."""
+    """Adds the option that every program of several ranks has."""
     group.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=float,
         default=60.0,
-        help="end everywhere within so many when a machine is lost or a disk hangs (default: 60)",
+        help="end the job everywhere within this time if a machine is lost or a disk hangs (default: 60)",
     )
 
 
 def _add_run(group) -> None:
-    """What a check should be given as a run is."""
+    """Adds the options that a check needs as well, to judge the run that it is for."""
     add = group.add_argument
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
-    add("--threads", metavar="N", type=int, help="threads of each rank; default: its share of the host's processors")
+    add("--threads", metavar="N", type=int, help="threads of each rank (default: its share of the host's cores)")
     add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
     add("--wire", choices=WIRES, default="float32", help="what partial results are sent as (default: float32)")
     add(
         "--overlap",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="add up a chunk of a prompt while the next is computed (default: yes)",
+        help="sum one chunk of a prompt while the next is computed (default: yes)",
     )
     add_timeout(group)
 
@@ -156,6 +158,6 @@ def _add_run(group) -> None:
 def _add_machine(group) -> None:
     _add_run(group)
     add = group.add_argument
-    add("--window", metavar="BLOCKS", type=int, help="blocks in memory at once; without --memory, none is kept longer")
+    add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

@@ -15,7 +15,7 @@ from tpi_mpi.common.errors import TpiError, say
 
 
 def run_alone(program: Callable[[], None]) -> int:
-    """Runs a program without MPI; returns its exit status, with one line on standard error for whatever went wrong."""
+    """Runs a program without MPI; returns its exit status. What goes wrong is said on standard error."""
     try:
         program()
     except TpiError as error:
@@ -25,7 +25,7 @@ def run_alone(program: Callable[[], None]) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads on; leave nothing to be flushed at exit
+        sys.stdout = None  # nobody is reading any more: leave nothing to flush at exit
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -37,8 +37,9 @@ def run_alone(program: Callable[[], None]) -> int:
 def run_ranks(arguments: Sequence[str] | None, parser: Callable[[], Parser], parse: Callable, run: Callable) -> int:
     """Runs one program on this rank; returns its exit status.
 
-    parse: turns the command line into options, which have a ``deadline``. run: does the work, a function of the
-    world, the options and the time at which the program began. Help and mistakes do not wait for what it imports.
+    parser: builds the program's parser, for its help. parse: turns the command line into options, which have a
+    ``deadline``. run: does the work, given the world, the options and the time at which the program began; what it
+    needs it imports itself, so that help and mistakes do not wait for that.
     """
     began = time.perf_counter()
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -63,13 +64,13 @@ def run_ranks_on_slabs(
 ) -> int:
     """Runs one program that needs this rank's slab; see :func:`run_ranks`.
 
-    load: imports what does the work, a function of the world, the slab, the cores, the options and the time at which
-    the program began. With torch that takes two seconds; unless the program is to begin ``cold``, the disk reads
-    ahead meanwhile.
+    load: imports and returns what does the work, given the world, the slab, the cores, the options and the time at
+    which the program began. Importing torch takes two seconds, during which the disk reads ahead unless the program
+    is to start ``cold``.
     """
 
     def run(world: World, options, began: float) -> None:
-        from tpi_mpi.weights.prefetch import prefetched  # with h5py, which help need not wait for either
+        from tpi_mpi.weights.prefetch import prefetched  # imports h5py, which help need not wait for either
 
         slab, cores = open_slab(world, options.slabs), Cores(world)
         with nullcontext() if cold else prefetched(slab, cores.ranks, options.machine):
@@ -80,7 +81,7 @@ def run_ranks_on_slabs(
 
 
 def open_slab(world: World, directory: Path):
-    """This rank's slab. Stops all ranks unless each has its own slab of one split, made for so many ranks."""
+    """Returns this rank's slab. Stops all ranks unless they all have theirs, of one split for this many ranks."""
     from tpi_mpi.weights.slab_directory import Manifest, own_slab
 
     with world.agreed():
@@ -93,7 +94,7 @@ def open_slab(world: World, directory: Path):
 
 
 def _imported(load: Callable[[], Callable]) -> Callable:
-    gc.disable()  # nothing that an import makes is garbage, and searching for it costs a tenth
+    gc.disable()  # imports create no garbage, and looking for it takes a tenth of their time
     run = load()
     gc.freeze()
     gc.enable()

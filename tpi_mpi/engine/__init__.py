@@ -1,14 +1,14 @@
 """From requests to tokens.
 
-engine      one rank's part of the generation, put together and taken apart
+engine      one rank's part of the generation, set up and taken down again
 decoder     one sweep over all blocks
-sums        its sums over the ranks, behind computing where that helps
-step        what rank 0 tells the others before each sweep
-chunking    how a prompt is dealt to chunks
-request     what is asked for, token by token what is given
+sums        a sweep's sums over the ranks, in the background where that helps
+step        what rank 0 sends to the other ranks before each sweep
+chunking    how a prompt is divided into chunks
+request     a request, and the tokens that answer it one by one
 completion  what has been generated for one request
 sampling    from logits to the next token
-warmup      a pass of zeros, to measure what the libraries take
-progress    how far a sweep is
+warmup      a pass of zeros, to measure the memory that libraries take
+progress    how far a sweep has come
 report      what a run took
 """

@@ -1,23 +1,23 @@
-"""How a prompt is dealt to chunks, which pass through a block one after the other."""
+"""How a prompt is divided into chunks, which pass through each block one after another."""
 
 from dataclasses import dataclass
 
 from tpi_mpi.common.units import MIB
 
-# Chunks bound the memory of activations: each has at most so many tokens, and bytes of hidden states. Products of 128
-# rows run at 95 percent of the speed of larger ones.
+# The most tokens in a chunk, and bytes of its hidden states: they bound the memory of activations. Matrix products of
+# 128 rows already run at 95 percent of the speed of larger ones.
 _MOST_ROWS, _MOST_BYTES = 256, 4 * MIB
-# From so many tokens on there are two chunks at least, so that one can be computed while the other is added up.
+# A prompt of this many tokens or more becomes two chunks or more: one can be computed while another is summed.
 _OVERLAP_ROWS = 64
-# Chunks are of whole multiples of so many tokens, but for the last.
+# Every chunk but the last is a multiple of this many tokens.
 _STEP = 16
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """The chunks of one run.
+    """How the prompts of one run are divided.
 
-    most: the most tokens of a chunk. overlap: whether one is computed while another is added up, where there are two.
+    most: the most tokens in a chunk. overlap: whether one chunk is computed while another is summed over the ranks.
     """
 
     most: int
@@ -25,11 +25,11 @@ class Chunking:
 
     @classmethod
     def of(cls, hidden_size: int, capacity: int, overlap: bool) -> "Chunking":
-        """For sequences of up to ``capacity`` positions."""
+        """For sequences of up to ``capacity`` positions; with ``overlap``, long prompts get at least two chunks."""
         return cls(min(most_rows(hidden_size), capacity), overlap)
 
     def sizes(self, tokens: int) -> list[int]:
-        """How so many tokens are dealt: evenly, each chunk at most ``most``; with ``overlap``, to two or more."""
+        """The tokens of each chunk of a prompt: about as many in all of them, and at most ``most``."""
         chunks = -(-tokens // self.most)
         if self.overlap and tokens >= _OVERLAP_ROWS:
             chunks = max(2, chunks)
@@ -37,10 +37,10 @@ class Chunking:
         return [min(rows, tokens - start) for start in range(0, tokens, rows)]
 
     def overlaps(self, tokens: int) -> bool:
-        """Whether a prompt of so many tokens is computed and added up at the same time."""
+        """Whether a prompt of this many tokens is computed and summed at the same time."""
         return self.overlap and len(self.sizes(tokens)) > 1
 
 
 def most_rows(hidden_size: int) -> int:
-    """Tokens of a prompt that may pass through a block together."""
+    """The most tokens of a prompt that may pass through a block together."""
     return max(_STEP, min(_MOST_ROWS, _MOST_BYTES // (4 * hidden_size) // _STEP * _STEP))

@@ -6,7 +6,7 @@ from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 
 class Completion:
-    """What has been generated for one request: tokens, text up to a stop string, and why it ended.
+    """What has been generated for one request: its tokens, its text up to a stop string, and why it ended.
 
     tokenizer: None where only token ids are wanted.
     """
@@ -23,13 +23,13 @@ class Completion:
         return "".join(self._pieces)
 
     def push(self, token: Token) -> str:
-        """Takes a token; returns the text to show for it."""
+        """Adds a token; returns the text to show for it, which may be empty."""
         self.tokens.append(token)
         self.finish_reason = token.finish_reason
         return self._cut(self._stream.push(token.id) if self._stream else "")
 
     def finish(self) -> str:
-        """The last of the text, once no more tokens come."""
+        """Returns the text that was still held back; for when no more tokens come."""
         piece = "" if self._stops.found or not self._stream else self._cut(self._stream.finish())
         rest = self._stops.finish()
         self._pieces.append(rest)

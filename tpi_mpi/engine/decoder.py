@@ -24,14 +24,14 @@ class _Chunk:
 
 
 class Decoder:
-    """Runs hidden states through the model, on all ranks together.
+    """Passes hidden states through the model, on all ranks together.
 
-    For each block, every rank computes its partial on its own heads or columns, the partials are summed over the
-    ranks, and the sum is added to the hidden states, which so are the same everywhere. A prompt is taken block by
-    block: all its chunks pass through one block before the next, so that each block is fetched once. While the sum
+    For each block, every rank computes its partial on its own heads or columns; the partials are summed over the
+    ranks, and the sum is added to the hidden states, which therefore stay the same on every rank. A prompt goes block
+    by block: all its chunks pass through one block before the next, so that each block is fetched once. While the sum
     of one chunk is on its way, the next chunk is computed.
 
-    Of the last layer only the last position is needed further on, and by rank 0 alone.
+    Only the last position of the last layer's output is needed, and only on rank 0.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Decoder:
         self._last_layer = model.config.num_hidden_layers - 1
 
     def sweep(self, step: Step, hidden: torch.Tensor) -> torch.Tensor | None:
-        """On rank 0: the logits (vocab_size,) of the token that follows. On the others: takes part, and returns None.
+        """On rank 0, returns the logits (vocab_size,) of the next token; on the others, takes part and returns None.
 
-        hidden: (T, hidden_size), the embeddings of the step's tokens, the same on every rank; overwritten.
+        hidden: float32 (T, hidden_size), the embeddings of the step's tokens, the same on every rank; overwritten.
         """
         chunks, logits = self._chunks(step, hidden), []
         last = chunks[-1].states[-1:]
@@ -72,7 +72,7 @@ class Decoder:
         return chunks
 
     def _pass_through(self, block: Block, weights: Weights, chunks: Sequence[_Chunk]) -> None:
-        """Adds the block's output to the hidden states, a chunk at a time."""
+        """Adds the block's output to the hidden states, chunk by chunk."""
         later = self._chunking.overlap and len(chunks) > 1
         for chunk in chunks:
             self._sums.settle(chunk.states)
@@ -82,7 +82,7 @@ class Decoder:
             (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, partial)
 
     def _last_attention(self, block: Block, weights: Weights, chunks: Sequence[_Chunk], last: torch.Tensor) -> None:
-        """All positions but the last only leave their keys and values."""
+        """Adds the output for the last position alone; the others are needed only for their keys and values."""
         for chunk in chunks:
             self._sums.settle(chunk.states)
             partial = self._partial(block, weights, chunk)
@@ -101,7 +101,7 @@ class Decoder:
             return self._model.feed_forward(weights, chunk.states)
 
     def _head(self, block: Block, weights: Weights, last: torch.Tensor, first: bool) -> torch.Tensor:
-        """Logits of one slice of the vocabulary. The final norm comes with the ``first`` of them."""
+        """The logits of one slice of the vocabulary; the final norm is applied before the ``first`` slice."""
         with self._trace.span("compute", block.name):
             if first:
                 last.copy_(self._model.final_norm(weights, last))

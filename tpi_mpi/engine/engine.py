@@ -1,4 +1,4 @@
-"""From prompts to tokens: everything a rank needs to take part, put together and taken apart again."""
+"""From requests to tokens: everything one rank needs to take part, set up and taken down again."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -29,16 +29,18 @@ from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.slab import Slab
 from tpi_mpi.weights.window import SlidingWindow
 
-# Hidden states that travel in one message with the header of a step: those of a token, and a few more.
+# Rows of hidden states that travel in the same message as the header of a step: one token's, and a few more.
 _ROWS_WITH_HEADER = 8
 
 
 class Engine:
     """One rank's part of the generation.
 
-    A context manager, entered and left by all ranks together. Raises Stopped, on entering, where any rank's memory
-    budget is too small. Rank 0 generates with :meth:`tokens` while the others :meth:`follow`; when it follows too,
-    all are done.
+    A context manager, entered and left by all ranks together. Rank 0 generates with :meth:`tokens` while the others
+    :meth:`follow`; when rank 0 calls :meth:`follow` too, all are done.
+
+    Raises UserError, on construction, if more threads are asked for than the rank has cores; Stopped, on entering, if
+    any rank's memory budget is too small.
 
     capacity: the longest sequence, in positions.
     """
@@ -79,7 +81,10 @@ class Engine:
         return self
 
     def _plan(self, blocks: dict[str, int]) -> Plan:
-        """blocks: bytes of memory that each takes."""
+        """Which blocks are pinned. Raises UserError if the memory budget is too small.
+
+        blocks: bytes of memory that each takes, by name, in the order of use.
+        """
         options = self._options
         if options.window is not None and options.memory is None:
             return plan_window(blocks, options.window)
@@ -97,7 +102,7 @@ class Engine:
         self._resources.__exit__(*exception)
 
     def follow(self) -> None:
-        """On rank 0: ends the generation. On the others: takes part in it until it ends."""
+        """On rank 0, ends the generation; on the other ranks, takes part until it ends."""
         if self.world.is_root:
             self._steps.stop()
             return
@@ -105,7 +110,7 @@ class Engine:
             self._decoder.sweep(*received)
 
     def tokens(self, request: Request) -> Iterator[Token]:
-        """On rank 0: the tokens that continue one sequence, as they come. May be left early."""
+        """On rank 0: yields the tokens that continue one sequence, as they are generated. The caller may stop early."""
         ids, start = list(request.token_ids), 0
         sampler = Sampler(request.sampling, ids)
         for count in range(1, request.sampling.max_new_tokens + 1):
@@ -119,14 +124,14 @@ class Engine:
             start = 0 if self._model.rope.restarts_at(len(ids)) else len(ids) - 1
 
     def _forward(self, token_ids: Sequence[int], start: int) -> torch.Tensor:
-        """The logits (vocab_size,) of the token that follows those at the positions from ``start`` on."""
+        """The logits (vocab_size,) of the token that follows these, the first of which is at position ``start``."""
         step, hidden = Step(start, len(token_ids)), self._embedding(token_ids)
         self._steps.send(step, hidden)
         with self._progress.sweep():
             return self._decoder.sweep(step, hidden)
 
     def settings(self) -> RunSettings:
-        """What the run was made with, for its report."""
+        """The settings of this run, for its report."""
         return RunSettings(
             world_size=self.world.size,
             allreduce=self._options.allreduce,

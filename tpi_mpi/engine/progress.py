@@ -1,4 +1,4 @@
-"""How far a sweep is, where sweeps take long: a line that moves on a terminal, a line now and then in a log."""
+"""How far a slow sweep has come: one line kept current on a terminal, or a line now and then in a log."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,9 +8,9 @@ from tpi_mpi.common.errors import say
 from tpi_mpi.common.terminal import StatusLine, terminal_width
 from tpi_mpi.common.units import format_size
 
-# Sweeps that take less than so many seconds are not worth a line.
+# Seconds after which a sweep is slow enough to be worth a line.
 _PATIENCE = 1.5
-# Between two lines, on a terminal and in a log.
+# Seconds from one line to the next, on a terminal and in a log.
 _MOVING, _LOGGED = 0.2, 30.0
 
 
@@ -18,7 +18,7 @@ class SweepProgress:
     """Follows one sweep after another.
 
     blocks: the bytes of each block of a sweep, by name.
-    fetched: tells the bytes brought in so far.
+    fetched: returns the bytes fetched so far.
     """
 
     def __init__(self, blocks: Mapping[str, int], fetched: Callable[[], int]):
@@ -30,7 +30,7 @@ class SweepProgress:
 
     @contextmanager
     def sweep(self) -> Iterator[None]:
-        """A sweep takes place inside the with-block."""
+        """Follows the sweep that takes place inside the with-block."""
         self._began = time.monotonic()
         self._done: dict[str, int] = {}
         self._before = self._fetched()
@@ -41,7 +41,7 @@ class SweepProgress:
                 self._line.clear()
 
     def block(self, name: str) -> None:
-        """The block was computed."""
+        """Notes that a block was computed, and shows the line if it is time to."""
         self._done[name] = self._blocks[name]
         now = time.monotonic()
         if now - self._began > _PATIENCE and now - self._shown > (_MOVING if self._line else _LOGGED):

@@ -1,4 +1,4 @@
-"""What a run took: measured on every rank, put together on rank 0."""
+"""What a run took: measured on every rank, assembled on rank 0."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from tpi_mpi.engine.request import Token
 
 
 class Latencies:
-    """Times of the tokens of a run: each request's first, and all others."""
+    """Seconds that the tokens of a run took: ``first``, each request's first token; ``later``, all others."""
 
     def __init__(self):
         self.first: list[float] = []
         self.later: list[float] = []
 
     def watch(self, tokens: Iterable[Token]) -> Iterator[Token]:
-        """The tokens of one request, their times taken down as they pass."""
+        """Passes on the tokens of one request, and records their times."""
         times = self.first
         for token in tokens:
             times.append(token.seconds)
@@ -30,9 +30,10 @@ class Latencies:
 
 @dataclass(frozen=True)
 class RankUsage:
-    """What one rank has used.
+    """What one rank has used so far.
 
-    swept_bytes, streamed_bytes: of the blocks of a sweep, and of those of them that are not pinned.
+    swept_bytes: weights used in one sweep. streamed_bytes: those of them that are not pinned.
+    window_blocks, window_bytes: the most blocks that are not pinned, and bytes of them, in memory at once.
     seconds: by activity.
     """
 
@@ -51,7 +52,7 @@ class RankUsage:
     seconds: Mapping[str, float]
 
     def to_json(self) -> dict:
-        """This rank's line of the report."""
+        """This rank's entry in the report."""
         line = {key: value for key, value in vars(self).items() if key not in _NOT_REPORTED}
         return line | {activity: round(self.seconds.get(activity, 0.0), 6) for activity in ACTIVITIES}
 
@@ -61,7 +62,7 @@ _NOT_REPORTED = ("swept_bytes", "streamed_bytes", "seconds")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run was made with. allreduce_choice: what ``auto`` took, and why; None for any other allreduce."""
+    """The settings of a run. allreduce_choice: what ``auto`` chose, and why; None for any other allreduce."""
 
     world_size: int
     allreduce: str
@@ -72,7 +73,10 @@ class RunSettings:
 
 
 def run_report(model: str, settings: RunSettings, latencies: Latencies, load: float, ranks: Sequence[Mapping]) -> dict:
-    """The whole report. Times are in seconds, ``ttft_s`` the median over the requests."""
+    """The whole report, fit for JSON; times are in seconds, and ``ttft_s`` is the median over the requests.
+
+    load: from the program's start until it is ready to generate. ranks: their entries, in rank order.
+    """
     return {
         "model": model,
         **vars(settings),
@@ -96,7 +100,7 @@ def summary(report: dict) -> str:
 
 
 def rank_trace(usage: RankUsage, trace: Trace) -> dict:
-    """What this rank adds to the trace."""
+    """This rank's part of the trace."""
     return {"host": usage.host, "budget": usage.budget_bytes, "spans": trace.spans, "memory": trace.memory}
 
 
@@ -107,13 +111,13 @@ def whole_trace(ranks: Sequence[dict]) -> dict:
 
 
 def check_outputs(options: MachineOptions) -> None:
-    """On rank 0, before any work: raises UserError where the report or the trace could not be written at its end."""
+    """On rank 0, before any work: raises UserError if the report or the trace could not be written at the end."""
     for path in filter(None, (options.report, options.trace)):
         check_writable(path)
 
 
 def write_outputs(options: MachineOptions, report: dict, traces: Sequence[dict]) -> None:
-    """On rank 0: writes the files that were asked for."""
+    """On rank 0: writes the report and the trace, if they were asked for."""
     if options.report:
         replace_file(options.report, json.dumps(report, indent=2) + "\n")
     if options.trace:

@@ -1,4 +1,4 @@
-"""What the engine is asked for, and what it gives: a request, and its tokens one by one."""
+"""What the engine is given, and what it returns: a request, and its tokens one by one."""
 
 from dataclasses import dataclass, field
 
@@ -9,9 +9,9 @@ from tpi_mpi.common.options import SamplingOptions
 class Token:
     """One generated token.
 
-    logprob: the model's own log-probability of it.
-    seconds: from the moment it was asked for; for a request's first token, that is the TTFT.
-    finish_reason: None while the sequence goes on, ``stop`` after an end-of-text token, ``length`` at the limit.
+    logprob: its log-probability by the model itself, before temperature and the like.
+    seconds: how long it took; for a request's first token, that is the TTFT.
+    finish_reason: None while the sequence continues, ``stop`` after an end-of-text token, ``length`` at the limit.
     """
 
     id: int
@@ -30,11 +30,11 @@ class Request:
 
     @property
     def length(self) -> int:
-        """Positions of the finished sequence, the last token's not included: it is never read."""
+        """Positions of the finished sequence, except that of the last token, which is never read."""
         return len(self.token_ids) + self.sampling.max_new_tokens - 1
 
     def finish_reason(self, token_id: int, count: int) -> str | None:
-        """Why the sequence ends with this token, the ``count``-th new one; None where it goes on."""
+        """Why the sequence ends with this token, the ``count``-th new one; None if it continues."""
         if token_id in self.eos_token_ids:
             return "stop"
         return "length" if count == self.sampling.max_new_tokens else None

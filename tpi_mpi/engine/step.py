@@ -1,4 +1,4 @@
-"""What rank 0 tells the others before each sweep: what it is, and the hidden states to start from."""
+"""What rank 0 sends to the other ranks before each sweep: the step, and the hidden states it starts from."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _HEADER_BYTES = 3 * 8
 
 @dataclass(frozen=True)
 class Step:
-    """One sweep: ``count`` tokens at the positions from ``start`` on. No text and no token id is in it."""
+    """One sweep: ``count`` tokens, the first of them at position ``start``. It contains neither text nor token ids."""
 
     start: int
     count: int
@@ -27,12 +27,12 @@ class Step:
 
 
 class Steps:
-    """The steps' way from rank 0 to all others, point to point.
+    """Takes steps from rank 0 to all other ranks, point to point.
 
     rank 0 ── header (operation, start, count), first hidden states ──▶ every other rank
-           ── the hidden states that are left (rows, width) ──────────▶ every other rank
+           ── the remaining hidden states (rows, width) ──────────────▶ every other rank
 
-    first_rows: hidden states that travel with the header; after them comes a second message, if any are left.
+    first_rows: rows of hidden states that travel with the header; a second message brings the others, if any.
     """
 
     def __init__(self, comm, width: int, first_rows: int):
@@ -43,19 +43,19 @@ class Steps:
         self._first = torch.from_numpy(self._message[_HEADER_BYTES:].view(np.float32)).view(first_rows, width)
 
     def send(self, step: Step, hidden: torch.Tensor) -> None:
-        """From rank 0; hidden: (count, width) in float32."""
+        """On rank 0: sends a step. hidden: float32 (count, width)."""
         first, rest = hidden[: len(self._first)], hidden[len(self._first) :]
         self._first[: len(first)] = first
         self._header[:] = _FORWARD, step.start, step.count
         self._send([self._message[: _HEADER_BYTES + first.nbytes], *([rest.numpy()] if len(rest) else [])])
 
     def stop(self) -> None:
-        """From rank 0: there are no more steps."""
+        """On rank 0: tells the others that there are no more steps."""
         self._header[:] = _STOP, 0, 0
         self._send([self._message[:_HEADER_BYTES]])
 
     def receive(self) -> tuple[Step, torch.Tensor] | None:
-        """On the other ranks: the next step and its hidden states, or None when there are no more."""
+        """On the other ranks: the next step and its hidden states (count, width), or None when there are no more."""
         wait([self._comm.Irecv(self._message, ROOT, Tag.STEP)])
         operation, start, count = self._header.tolist()
         if operation == _STOP:

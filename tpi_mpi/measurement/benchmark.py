@@ -1,4 +1,4 @@
-"""One measured run, on every rank: probes, a prompt, tokens, and the lower bound of both."""
+"""One measured run, on every rank: probes, a prompt, tokens, and a lower bound for each of the two."""
 
 import json
 import sys
@@ -35,9 +35,13 @@ from tpi_mpi.weights.slab_directory import Manifest
 
 
 def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began: float) -> None:
-    """Runs the whole benchmark and prints it. ``began``: when the program did, by ``time.perf_counter``."""
+    """Runs the whole benchmark and publishes its report; on all ranks together.
+
+    began: when the program was started, by ``time.perf_counter``.
+    Stops all ranks if the model's context is too short for what was asked.
+    """
     with world.agreed():
-        if world.is_root:  # whose files they are
+        if world.is_root:  # the files are its own
             check_outputs(options.machine)
         prompt, tokens = _requests(options, slab)
         engine = Engine(world, cores, slab, options.machine, max(prompt.length, tokens.length))
@@ -63,11 +67,11 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
 
 
 def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
-    """A prompt of random tokens, and one of a single token that is continued. No token ends them."""
+    """A prompt of random tokens, and one of a single token that is continued. No end-of-text token ends either."""
     context = slab.config.context_length
     for name, length in (("--prompt-tokens", options.prompt_tokens), ("--new-tokens", options.new_tokens + 1)):
         if length > context:
-            raise UserError(f"{name} make a sequence of {length} tokens; the model's context is {context}")
+            raise UserError(f"{name} makes a sequence of {length} tokens; the model's context is {context}")
     ids = np.random.default_rng(0).integers(slab.config.vocab_size, size=options.prompt_tokens)
     prompt = Request(tuple(map(int, ids)), SamplingOptions(max_new_tokens=1))
     return prompt, Request((0,), SamplingOptions(max_new_tokens=options.new_tokens + 1))
@@ -82,7 +86,7 @@ def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
 
 
 def _rank_report(slab: Slab, before: RankUsage, usage: RankUsage, tokens: int) -> dict:
-    """This rank's line of the report. before: its usage when the first of so many tokens began."""
+    """This rank's entry in the report. before: its usage before the first of the ``tokens`` that were timed."""
     spent = {name: usage.seconds.get(name, 0.0) - before.seconds.get(name, 0.0) for name in ACTIVITIES}
     per_token = {f"{name}_s": round(seconds / tokens, 6) for name, seconds in spent.items()}
     per_token["bytes_fetched"] = round((usage.bytes_fetched - before.bytes_fetched) / tokens)
@@ -92,20 +96,20 @@ def _rank_report(slab: Slab, before: RankUsage, usage: RankUsage, tokens: int) -
 
 
 def _load(rank: dict) -> RankLoad:
-    """Of one rank's line of the report."""
+    """From one rank's entry in the report."""
     values = dict(rank["rates"])
     rates = Rates(**{name: values.pop(name) for name in ("read", "memory", "vector", "prompt")})
     return RankLoad(**values, rates=rates)
 
 
 def _allreduce_seconds(engine: Engine, options: BenchOptions) -> dict[int, float]:
-    """Seconds of an allreduce, by rows: of a token, of a full chunk of the prompt, and of its last one."""
+    """Seconds of an allreduce, by number of rows: of a token, of a full chunk of the prompt, and of its last chunk."""
     rows, width = sorted({1, *engine.chunking.sizes(options.prompt_tokens)}), engine.slab.config.hidden_size
     return {count: probes.allreduce_seconds(engine.world, engine.allreduce, count, width) for count in rows}
 
 
 def _bounds(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allreduce: dict[int, float]) -> dict:
-    """The lower bounds, and what they were computed from besides the ranks' rates."""
+    """The lower bounds, and what they were computed from besides the rates of the ranks."""
     loads = [_load(rank) for rank in ranks]
     blocks = 2 * engine.slab.config.num_hidden_layers - 1  # after the last one, no rank waits for the others
     adding = sum(allreduce[rows] for rows in engine.chunking.sizes(options.prompt_tokens))

@@ -1,4 +1,4 @@
-"""How fast a disk reads: a slab's file, or a scratch file where there is no slab yet."""
+"""How fast a disk reads: from a slab, or from a scratch file where there is no slab yet."""
 
 import errno
 import mmap
@@ -18,11 +18,12 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import MIB, format_size
 from tpi_mpi.weights.slab import PAGE, Slab
 
+# How long each way to read is tried.
 _SECONDS = 1.0
-# What comes in the first part of that is not counted: of what was saved up while the disk was idle, a long run sees
+# The first part of that time is not counted: while idle, some disks save up for a burst, of which a long run sees
 # little.
 _BURST = 0.25
-# Ways to read directly that were the fastest on one disk or another: (bytes of a read, threads).
+# Ways to read directly, each the fastest on one disk or another: (bytes per read, threads).
 _READERS = ((4 * MIB, 1), (16 * MIB, 1), (16 * MIB, 2), (64 * MIB, 1))
 _SCRATCH_BYTES = 256 * MIB
 _SCRATCH_PIECE = 4 * MIB
@@ -30,21 +31,21 @@ _SCRATCH_PIECE = 4 * MIB
 
 @dataclass(frozen=True)
 class Readable:
-    """A file that is open for direct reads, and the ranges of it that are read: (start, stop), whole pages."""
+    """A file open for direct reads, and the ranges to read from it: (start, stop) in bytes, whole pages."""
 
     descriptor: int
     ranges: Sequence[tuple[int, int]]
 
 
 def slab_rate(world: World, slab: Slab) -> float:
-    """Bytes a second that a plain reader gets of this rank's slab; see :func:`read_rate`."""
+    """Bytes per second at which a plain reader reads this rank's slab; see :func:`read_rate`."""
     with slab_file(slab) as readable:
         return read_rate(world, readable)
 
 
 @contextmanager
 def slab_file(slab: Slab) -> Iterator[Readable]:
-    """The blocks of a slab, dropped from the page cache."""
+    """The blocks of a slab, which is dropped from the page cache. Raises OSError if it cannot be opened."""
     drop_from_cache(slab.path)
     descriptor = _open(slab.path)
     try:
@@ -56,15 +57,15 @@ def slab_file(slab: Slab) -> Iterator[Readable]:
 
 @contextmanager
 def scratch_file(directory: Path) -> Iterator[Readable]:
-    """A file of random bytes in the directory, or where that is yet to be made in the nearest one above it.
+    """A file of random bytes in the directory or, if that does not exist yet, in the nearest one above it that does.
 
-    Its name is gone before it is read, so that nothing is left of it. Raises UserError where it cannot be written.
+    It is unlinked before it is read, so that nothing is left behind. Raises UserError if it cannot be written.
     """
     place = next(parent for parent in (directory.resolve(), *directory.resolve().parents) if parent.is_dir())
     try:
         descriptor, nbytes = _write_scratch(place)
     except OSError as error:
-        raise UserError(f"no scratch file can be written to {place} ({error}); its disk is not measured") from None
+        raise UserError(f"no scratch file can be written to {place} ({error}); the disk is not measured") from None
     try:
         yield Readable(descriptor, [(0, nbytes)])
     finally:
@@ -72,24 +73,24 @@ def scratch_file(directory: Path) -> Iterator[Readable]:
 
 
 def _write_scratch(place: Path) -> tuple[int, int]:
-    """A descriptor of the file, and its bytes."""
+    """The file's descriptor, and its size in bytes. Raises OSError if it cannot be written."""
     nbytes = min(_SCRATCH_BYTES, shutil.disk_usage(place).free // 2 // _SCRATCH_PIECE * _SCRATCH_PIECE)
     if nbytes == 0:
-        raise OSError(errno.ENOSPC, f"of its disk less than {format_size(2 * _SCRATCH_PIECE)} are free")
+        raise OSError(errno.ENOSPC, f"less than {format_size(2 * _SCRATCH_PIECE)} of its disk is free")
     with tempfile.NamedTemporaryFile(dir=place, prefix=".tpi_mpi-scratch-") as file:
         for _ in range(0, nbytes, _SCRATCH_PIECE):
-            file.write(os.urandom(_SCRATCH_PIECE))  # nothing that a disk could make smaller
+            file.write(os.urandom(_SCRATCH_PIECE))  # which no disk can compress
         file.flush()
         drop_from_cache(Path(file.name))
         return _open(Path(file.name)), nbytes
 
 
 def read_rate(world: World, readable: Readable | None) -> float | None:
-    """Bytes a second that a plain reader gets of this rank's file: the best of a few, each on all ranks at once.
+    """Bytes per second at which a plain reader reads this rank's file: the fastest of several ways.
 
-    Reads directly into huge pages that were touched beforehand, so that neither the page cache nor page faults
-    cost anything. On filesystems without direct reads, through the page cache. A rank without a file waits for the
-    others.
+    Called by all ranks together, which read at the same time; a rank without a file waits for the others, and returns
+    None. Reads go directly into huge pages that were touched beforehand, so that neither the page cache nor page
+    faults cost anything; on filesystems without direct reads, they go through the page cache.
     """
     rates = []
     for index, (piece, threads) in enumerate(_READERS):
@@ -100,7 +101,7 @@ def read_rate(world: World, readable: Readable | None) -> float | None:
 
 
 def drop_from_cache(path: Path) -> None:
-    """Makes the next reads of a file cold; pages that are mapped somewhere stay."""
+    """Makes the next reads of a file cold, except for pages that some process has mapped."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):
@@ -109,9 +110,10 @@ def drop_from_cache(path: Path) -> None:
 
 
 def _read(readable: Readable, piece: int, threads: int, start: float) -> float:
-    """Reads range after range for a second, in pieces dealt to threads that do not wait for each other.
+    """Bytes per second, reading range after range in pieces, on threads that do not wait for each other.
 
-    start: where in the file to begin, so that no cache beyond this machine's helps the second of two.
+    piece: bytes per read. start: where to begin, as a fraction of all pieces: a different place for each try, so that
+    no cache outside this machine (a host's, a controller's) makes the later ones faster.
     """
     pieces = [(at, min(at + piece, end)) for begin, end in readable.ranges for at in range(begin, end, piece)]
     buffers, turns = [_huge_buffer(piece) for _ in range(threads)], count(int(start * len(pieces)))
@@ -133,7 +135,7 @@ def _read(readable: Readable, piece: int, threads: int, start: float) -> float:
 
 
 def steady_rate(began: float, arrived: Sequence[tuple[float, int]]) -> float:
-    """Bytes a second of what arrived, (when, bytes) each, from the end of the first burst on, if anything did."""
+    """Bytes per second of the arrivals, (when, bytes) in order of time, without those of the first burst."""
     end = arrived[-1][0]
     settled = began + _BURST * (end - began)
     since = max((when for when, _ in arrived[:-1] if when <= settled), default=began)

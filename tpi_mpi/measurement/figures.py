@@ -1,4 +1,4 @@
-"""The two figures that a person looks at, and one of a report."""
+"""Pictures: of a trace, one sweep and memory over the whole run; of a report, where time and memory went."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Event = Mapping[str, object]
 
 
 def draw(content: JsonObject, sweep: int | None = None) -> Figure:
-    """The figure of a trace or of a report. Raises UserError where the content is neither."""
+    """The figure of a trace (see :func:`trace_figure`) or of a report. Raises UserError if the content is neither."""
     try:
         if "traceEvents" in content.values:
             return trace_figure(content.values["traceEvents"], sweep)
@@ -29,7 +29,7 @@ def draw(content: JsonObject, sweep: int | None = None) -> Figure:
 def trace_figure(events: Sequence[Event], sweep: int | None = None) -> Figure:
     """One sweep's timeline above memory over the whole run.
 
-    sweep: its number, from 1; the last complete one by default. Raises UserError where there is none.
+    sweep: its number, from 1; by default the last complete one. Raises UserError if the trace has no such sweep.
     """
     figure = _figure(12, 7)
     above, below = figure.subplots(2, 1, height_ratios=(3, 2))
@@ -56,7 +56,7 @@ def report_figure(report: Mapping[str, object]) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Raises UserError for an ending that is no known format."""
+    """Writes the figure. Raises UserError if the file's extension is no known format."""
     try:
         figure.savefig(path, dpi=120)
     except ValueError as error:
@@ -70,10 +70,11 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _sweep(events: Sequence[Event], number: int | None) -> tuple[float, float]:
-    """Start and end of a sweep in microseconds: from its first block to the next sweep's."""
+    """A sweep's start and end, in microseconds: from its first block to that of the next sweep."""
     computed = [event for event in _spans(events, 0) if event["cat"] == "compute"]
-    first = computed[0]["name"] if computed else None  # block of every sweep
-    pairs = zip([None, *computed], computed, strict=False)  # of the chunks of a prompt, the first begins the sweep
+    first = computed[0]["name"] if computed else None  # the block that begins every sweep
+    # a prompt may pass through it as several chunks, the first of which begins the sweep
+    pairs = zip([None, *computed], computed, strict=False)
     starts = [now["ts"] for before, now in pairs if now["name"] == first != (before and before["name"])]
     count = len(starts) - 1
     chosen = count if number is None else number

@@ -1,6 +1,6 @@
-"""The lower bound of a run: the time below which no program could be, from bytes, rates and messages alone.
+"""The lower bound of a run: the least time that any program can take, from bytes, rates and messages alone.
 
-Reading goes on behind computing and communicating, so the longer of the two counts.
+Reading overlaps with computing and communicating, so the longer of the two counts.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from tpi_mpi.measurement.rates import Rates, shared_disks
 class RankLoad:
     """What one rank has to do, and how fast it can.
 
-    host: where it runs. weights: bytes of all its blocks. elements: numbers in them. streamed: bytes of those that
-        are not pinned.
+    host: where it runs. weights: bytes of all its blocks. elements: how many weights these are. streamed: bytes of the
+        blocks that are not pinned.
     """
 
     host: str
@@ -26,10 +26,10 @@ class RankLoad:
 
 @dataclass(frozen=True)
 class LowerBound:
-    """Seconds of one sweep, each the slowest rank's.
+    """The lower bound of one sweep, in seconds; each part is the slowest rank's.
 
-    memory: of reading the weights from memory, a part of compute.
-    overlap: whether allreduces go on behind computing, as reading does.
+    memory: for reading the weights from memory, which is a part of compute.
+    overlap: whether allreduces overlap with computing, as reading does.
     """
 
     read: float
@@ -49,7 +49,7 @@ class LowerBound:
 
 
 def token_bound(ranks: Sequence[RankLoad], blocks: int, allreduce: float) -> LowerBound:
-    """Of one decoded token. blocks: after how many an allreduce comes; allreduce: the seconds of each."""
+    """For one decoded token. blocks: how many are followed by an allreduce. allreduce: the seconds of each."""
     return LowerBound(
         read=_reading(ranks, [rank.streamed for rank in ranks]),
         compute=max(rank.weights / rank.rates.vector for rank in ranks),
@@ -61,9 +61,10 @@ def token_bound(ranks: Sequence[RankLoad], blocks: int, allreduce: float) -> Low
 def prompt_bound(
     ranks: Sequence[RankLoad], tokens: int, blocks: int, allreduce: float, overlap: bool = False
 ) -> LowerBound:
-    """Of a prompt of so many tokens, nothing being in memory yet.
+    """For a prompt of ``tokens`` tokens, when no weights are in memory yet.
 
-    allreduce: the seconds of all chunks together. overlap: whether one is computed while another is added up.
+    blocks: how many are followed by an allreduce. allreduce: the seconds of one, all chunks together.
+    overlap: whether one chunk is computed while another is summed.
     """
     return LowerBound(
         read=_reading(ranks, [rank.weights for rank in ranks]),
@@ -75,6 +76,6 @@ def prompt_bound(
 
 
 def _reading(ranks: Sequence[RankLoad], amounts: Sequence[int]) -> float:
-    """Seconds until all have read their bytes."""
+    """Seconds until every rank has read its bytes."""
     rates = shared_disks([rank.host for rank in ranks], [rank.rates for rank in ranks], amounts)
     return max(nbytes / rate for nbytes, rate in zip(amounts, rates, strict=True))

@@ -1,7 +1,6 @@
-"""What a partition of a model will take on machines that were measured.
+"""How long a partition of a model will take on machines that were measured.
 
-What each rank's memory budget leaves for the blocks that the partition gives it is planned as in a run, and the
-sweeps are simulated.
+Each rank's memory budget is planned as in a run, for the blocks that the partition gives it; then sweeps are simulated.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -18,16 +17,16 @@ from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan
 from tpi_mpi.weights.slab import Dtypes, Slab, planned_slab
 
-# Tokens of which the time is taken, after one that finds the window as the prompt left it.
+# Tokens that are timed, after one that finds the window as the prompt left it.
 _TOKENS = 2
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one rank has, and what it can while the others do the same.
+    """One rank's machine, as measured while the others were measured too.
 
-    host: where it runs. budget: bytes of memory it may take. taken: what of them the program takes before any
-        weights, keys and values, or activations.
+    host: where it runs. budget: bytes of memory that the rank may take. taken: how many of them the program takes
+        without any weights, keys and values, or activations.
     """
 
     host: str
@@ -37,7 +36,7 @@ class Machine:
 
     @classmethod
     def of(cls, rank: dict) -> "Machine":
-        """Of one rank's part of a check's report."""
+        """From one rank's entry in the report of a check."""
         return cls(rank["host"], rank["budget_bytes"], rank["taken_bytes"], Rates(**rank["rates"]))
 
 
@@ -45,10 +44,10 @@ class Machine:
 class Work:
     """What is asked of the machines.
 
-    prompt_tokens: length of the prompt. capacity: positions of the longest sequence. chunk: rows of a prompt that are
-        computed together.
-    token_sum, prompt_sum: seconds that the sums after one block take, of a token's and of all the prompt's rows.
-    overlap: whether one chunk of the prompt is computed while another is added up.
+    prompt_tokens: length of the prompt. capacity: positions of the longest sequence. chunk: the most rows of a prompt
+        that are computed together.
+    token_sum, prompt_sum: seconds that the sums after one block take, for a token and for all chunks of the prompt.
+    overlap: whether one chunk of the prompt is computed while another is summed.
     """
 
     prompt_tokens: int
@@ -61,11 +60,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank has to hold and to do under a partition.
+    """What one rank has to hold and to compute under a partition.
 
-    blocks: bytes of memory that each takes, by name. layers: those of them that all ranks have, after each of which
-        there is a sum over the ranks; the others, the output head, rank 0 alone multiplies while the others wait.
-    elements: numbers in the layers. fixed: bytes of memory that the sequence takes besides weights.
+    blocks: bytes of memory that each takes, by name. layers: those of them that every rank has, each followed by a sum
+        over the ranks; the others are the output head, which rank 0 alone computes while the other ranks wait.
+    elements: how many weights the layers have. fixed: bytes of memory that the sequence takes besides weights.
     """
 
     blocks: Mapping[str, int]
@@ -95,15 +94,15 @@ class Shard:
         return sum(nbytes for name, nbytes in self.blocks.items() if name not in self.layers)
 
     def plan(self, machine: Machine) -> Plan:
-        """What of it stays in the machine's memory. Raises UserError where the machine's budget is too small."""
+        """Which blocks stay in the machine's memory. Raises UserError if its budget is too small."""
         return plan(self.blocks, machine.budget, machine.taken + self.fixed)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """ttft, tpot: seconds to a prompt's first token from a cold disk, and of each token after it.
+    """ttft: seconds to a prompt's first token, from a cold disk. tpot: seconds of each token after it.
 
-    pinned: bytes of weights that stay in memory, by rank.
+    pinned: bytes of weights that stay in memory, in rank order.
     """
 
     ttft: float
@@ -112,13 +111,13 @@ class Prediction:
 
 
 def shards(config: ModelConfig, partition: Partition, dtypes: Dtypes, work: Work) -> list[Shard]:
-    """What the partition gives each rank."""
+    """What the partition gives each rank, in rank order."""
     ranks = range(partition.size)
     return [Shard.of(planned_slab(config, partition, rank, dtypes), work) for rank in ranks]
 
 
 def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Prediction:
-    """Raises UserError, naming the rank, where a budget is too small for its shard."""
+    """The times to expect. Raises UserError, naming the rank, if a budget is too small for its shard."""
     plans = [_plan(rank, shard, machine) for rank, (shard, machine) in enumerate(zip(shards, machines, strict=True))]
     lanes = [Lane(shard.blocks, own.pinned, own.capacity) for shard, own in zip(shards, plans, strict=True)]
     pinned = [sum(lane.blocks[name] for name in lane.pinned) for lane in lanes]
@@ -143,12 +142,12 @@ def _reading(machines: Sequence[Machine], amounts: Sequence[int]) -> list[float]
 
 
 def _token_seconds(shard: Shard, machine: Machine) -> dict[str, float]:
-    """By block."""
+    """Seconds that a token takes to compute, by block."""
     return {name: nbytes / machine.rates.vector for name, nbytes in shard.blocks.items()}
 
 
 def _prompt_seconds(shard: Shard, machine: Machine, work: Work) -> dict[str, float]:
-    """By block. The output head is multiplied with one row even then."""
+    """Seconds that the prompt takes to compute, by block. The output head sees only one row of it."""
     layers = 2 * work.prompt_tokens * shard.elements / machine.rates.prompt / (shard.nbytes - shard.head)
     return {
         name: nbytes * layers if name in shard.layers else nbytes / machine.rates.vector

@@ -1,6 +1,6 @@
-"""How fast this machine multiplies and sends: the rates from which the lower bound of a run is computed.
+"""How fast this machine computes and communicates: the rates from which the lower bound of a run is computed.
 
-Each probe is run by all ranks at once, as a run uses the machine.
+Each probe is run by all ranks at the same time, as a run uses the machine.
 """
 
 import time
@@ -16,19 +16,20 @@ from tpi_mpi.measurement.rates import Rates
 from tpi_mpi.model.layers import linear
 from tpi_mpi.weights.slab import Slab
 
+# About how long a probe takes.
 _SECONDS = 1.0
-# More than cores keep in their caches.
+# Bytes: more than the caches of the cores hold.
 _OUT_OF_CACHE = 96 * MIB
 
 
 def memory_rate(world: World) -> float:
-    """Bytes a second that this rank's threads read from memory."""
+    """Bytes per second at which this rank's threads read memory."""
     values = torch.ones(_OUT_OF_CACHE // 4)
     return _OUT_OF_CACHE / _repeat(world, values.sum)
 
 
 def gemv_rate(world: World, slab: Slab) -> float:
-    """Bytes of weights a second that are multiplied with one row, at the shapes of the first layer."""
+    """The GEMV rate: bytes of weights per second that are multiplied with one row, in the shapes of the first layer."""
     weights = _weights(slab)
     states = {weight.shape[1]: torch.ones(1, weight.shape[1]) for weight in weights}
     nbytes = sum(weight.nbytes for weight in weights)
@@ -36,7 +37,7 @@ def gemv_rate(world: World, slab: Slab) -> float:
 
 
 def gemm_rate(world: World, slab: Slab, rows: int) -> float:
-    """Floating-point operations a second of products with so many rows."""
+    """The GEMM rate: floating-point operations per second, in matrix products with ``rows`` rows."""
     weights = _weights(slab)[:8]
     states = {weight.shape[1]: torch.ones(rows, weight.shape[1]) for weight in weights}
     operations = 2 * rows * sum(weight.numel() for weight in weights)
@@ -44,7 +45,7 @@ def gemm_rate(world: World, slab: Slab, rows: int) -> float:
 
 
 def _weights(slab: Slab) -> list[torch.Tensor]:
-    """Matrices of a layer's shapes, as many as do not fit into caches; of large layers some of their rows."""
+    """Matrices in the shapes of a layer, more than caches hold: small ones several times, of large ones some rows."""
     extents = [tensor for block in slab.first_layer for tensor in block.tensors if len(tensor.shape) == 2]
     total = sum(extent.nbytes for extent in extents)
     copies, part = max(1, -(-_OUT_OF_CACHE // total)), min(1.0, 2 * _OUT_OF_CACHE / total)
@@ -53,18 +54,18 @@ def _weights(slab: Slab) -> list[torch.Tensor]:
 
 
 def allreduce_seconds(world: World, allreduce: Allreduce, rows: int, width: int) -> float:
-    """Seconds that the sum of so many rows over all ranks takes."""
+    """Seconds that one sum of partials (rows, width) over all ranks takes."""
     partial = torch.ones(rows, width)
     return _repeat(world, lambda: allreduce.sum(partial), least=20)
 
 
 def measured_rates(world: World, slab: Slab, read: float | None, rows: int) -> Rates:
-    """All rates of this rank. read: of its disk, measured before. rows: of a chunk of a prompt."""
+    """All rates of this rank. read: that of its disk, measured before; or None. rows: tokens in a chunk of a prompt."""
     return Rates(read, memory_rate(world), gemv_rate(world, slab), gemm_rate(world, slab, rows))
 
 
 def _repeat(world: World, work: Callable[[], object], least: int = 3) -> float:
-    """The median time of some work that all ranks do together, as often as rank 0 finds time for."""
+    """The median seconds of work that all ranks do together, repeated as often as rank 0 has time for."""
     work()
     world.barrier()
     began = time.perf_counter()

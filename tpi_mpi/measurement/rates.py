@@ -1,4 +1,4 @@
-"""How fast the ranks are, each while the others do the same."""
+"""How fast the ranks are, all measured at the same time."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rates:
-    """What one rank can do.
+    """How fast one rank is.
 
-    read, memory: bytes a second that it reads from its disk, and from memory.
-    vector: bytes of weights a second that it multiplies with one row, the GEMV rate.
-    prompt: floating-point operations a second of products with the rows of a chunk, the GEMM rate.
+    read, memory: bytes per second that it reads from its disk, and from memory.
+    vector: the GEMV rate: bytes of weights per second that it multiplies with one row.
+    prompt: the GEMM rate: floating-point operations per second, in matrix products with the rows of a chunk.
     """
 
     read: float
@@ -21,9 +21,9 @@ class Rates:
 
 
 def shared_disks(hosts: Sequence[str], rates: Sequence[Rates], amounts: Sequence[int]) -> list[float]:
-    """Bytes a second with which each rank reads so many bytes: ranks of one host share its disk.
+    """Bytes per second at which each rank reads its ``amounts`` of bytes, where the ranks of one host share its disk.
 
-    What one of them leaves of the disk, the others get.
+    Each gets as much of the disk's rate as it has to read, so that all of a host's ranks are done at the same time.
     """
     amount, rate = Counter(), Counter()
     for host, own, nbytes in zip(hosts, rates, amounts, strict=True):

@@ -1,8 +1,8 @@
-"""Sweeps as they will go, block by block: each rank fetches ahead as far as its window allows, and all wait for sums.
+"""Sweeps as they will run, block by block: each rank fetches ahead as far as its window allows, and all wait for sums.
 
-A block's fetch begins when the one before it is there, and stops where the window is full until one that was used is
-released. A block is computed when it is there and the sum of the one before it is known; its own sum is there when
-the slowest rank has computed its part.
+The fetch of a block begins when the block before it has arrived, and pauses while the window is full, until a block
+that was used is released. A block is computed once it has arrived and the sum after the block before it is complete;
+the sum after it is complete when the slowest rank has computed its partial.
 """
 
 from collections import deque
@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Lane:
-    """One rank on its way.
+    """One rank as time goes by, in seconds from the beginning.
 
-    blocks: bytes of each, in the order of use. pinned: those that are fetched once. capacity: bytes of the others
+    blocks: bytes of each, in the order of use. pinned: those that stay once fetched. capacity: bytes of the others
         that may be in memory at once.
     """
 
     blocks: Mapping[str, int]
     pinned: Collection[str]
     capacity: int
-    _free: float = 0.0  # when the fetch thread is
+    _free: float = 0.0  # when the fetch thread is next free
     _there: set[str] = field(default_factory=set)
-    _window: deque[list[float]] = field(default_factory=deque)  # of each block: bytes, and when it is released
+    _window: deque[list[float]] = field(default_factory=deque)  # bytes of each block, and when it is released
 
     def fetch(self, name: str, rate: float) -> float:
-        """When the block is there."""
+        """Fetches the block at ``rate`` bytes per second; returns when it has arrived."""
         if name in self._there:
             return 0.0
         if name in self.pinned:
@@ -54,10 +54,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one sweep takes of each rank, in rank order.
+    """What one sweep asks of the ranks.
 
-    rates: bytes a second that it reads. compute: seconds for each of its blocks. sums: seconds that a sum takes.
-    overlap: whether parts of a block are added up while others are computed.
+    rates: bytes per second that each rank reads. compute: seconds for each of its blocks. Both are in rank order.
+    sums: seconds that the sum after a block takes. overlap: whether one chunk is computed while another is summed.
     """
 
     rates: Sequence[float]
@@ -67,9 +67,9 @@ class Sweep:
 
 
 def simulate(lanes: Sequence[Lane], sweeps: Sequence[Sweep]) -> list[float]:
-    """When each of some sweeps one after the other will have ended, in seconds from the beginning.
+    """When each of the sweeps, one after another, will have ended, in seconds from the beginning.
 
-    The blocks that rank 0 alone has are its last, and no sum comes after them.
+    The blocks that rank 0 alone has come last, and no sum follows them.
     """
     ends, now = [], 0.0
     for sweep in sweeps:

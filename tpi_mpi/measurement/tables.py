@@ -1,4 +1,4 @@
-"""Reports as tables for people: columns that line up."""
+"""Reports as tables that people read, with aligned columns."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,14 +16,14 @@ _CHECK_RANK = (
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The rows as lines, each column as wide as its longest cell."""
+    """The rows as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
 
 
 def bench_table(report: dict) -> Iterator[str]:
-    """The lines of what tpi_mpi.bench found."""
+    """The report of tpi_mpi.bench, as lines."""
     yield (
         f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}, "
         f"a prompt of {report['prompt_tokens']} tokens, then one token at a time"
@@ -58,7 +58,7 @@ def _bench_times(report: dict, name: str, measured: float) -> Sequence[str]:
 
 
 def check_table(report: dict) -> Iterator[str]:
-    """The lines of what tpi_mpi.check found."""
+    """The report of tpi_mpi.check, as lines."""
     yield f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}"
     yield from aligned([_CHECK_RANK, *map(_check_rank, report["ranks"])])
     yield ""

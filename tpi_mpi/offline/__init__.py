@@ -1,8 +1,8 @@
 """A prompts file in, an answers file out.
 
 run      one run of tpi_mpi.generate, on every rank
-batch    rank 0's side of it: prompts made into requests, tokens into text
+batch    rank 0's side of it: prompts turned into requests, and tokens into text
 prompts  the prompts file
-records  the output file, by which an interrupted run goes on where it was
+records  the output file, from which an interrupted run resumes
 stdin    standard input, read to its end even under mpirun
 """

@@ -1,4 +1,4 @@
-"""Rank 0's side of a run: prompts made into requests, tokens made into text, results written."""
+"""Rank 0's side of a run: prompts turned into requests, tokens into text; results written."""
 
 import json
 import sys
@@ -25,17 +25,18 @@ from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt, as the user gave it and as the engine takes it."""
+    """One prompt, both as the user gave it and as the engine takes it."""
 
     prompt: Prompt
     request: Request
 
 
 class Batch:
-    """All the requests of one run, and where their completions go.
+    """All the requests of one run, and where their completions go. A context manager.
 
-    A context manager. Raises UserError, on construction, for anything in the prompts that cannot be done, before
-    any work is.
+    Raises UserError, on construction and so before any work begins, for anything in the prompts that cannot be done.
+
+    tasks: what is still to be done. skipped: how many prompts the output file already answers.
     """
 
     def __init__(self, options: GenerateOptions, config: ModelConfig):
@@ -52,7 +53,7 @@ class Batch:
 
     @property
     def capacity(self) -> int:
-        """Positions of the longest sequence."""
+        """Positions of the longest finished sequence."""
         return max((task.request.length for task in self.tasks), default=1)
 
     def __enter__(self) -> "Batch":
@@ -66,13 +67,13 @@ class Batch:
         self._resources.__exit__(*exception)
 
     def progress(self) -> Iterator[Task]:
-        """The tasks, with a bar on standard error where that is a terminal and there are several."""
+        """Yields the tasks; shows a bar on standard error if that is a terminal and there are several prompts."""
         total, width = len(self.tasks) + self.skipped, terminal_width()
         hidden = width is None or total == 1
         yield from tqdm(self.tasks, initial=self.skipped, total=total, unit="prompt", disable=hidden, ncols=width)
 
     def write(self, task: Task, tokens: Iterable[Token]) -> None:
-        """Takes the engine's tokens of one request as they come, shows them, and records the whole."""
+        """Shows one request's tokens as the engine yields them, and records the finished completion."""
         completion = Completion(self._tokenizer, task.request)
         for token in tokens:
             self._show(completion.push(token))
@@ -109,7 +110,7 @@ class Batch:
             raise UserError(f"{origin} cannot be read as UTF-8: {error}; give one JSON object a line") from None
 
     def _load_tokenizer(self, prompts: Sequence[Prompt]) -> Tokenizer | None:
-        """The tokenizer; None where there is none and no prompt needs one."""
+        """The tokenizer, or None if there is none and no prompt needs one. Raises UserError if one does."""
         try:
             return Tokenizer.load(self._options.slabs)
         except UserError:
@@ -129,13 +130,13 @@ class Batch:
     def _encode(self, text: str) -> tuple[int, ...]:
         if not self._options.chat:
             return tuple(self._tokenizer.encode(text))
-        from tpi_mpi.tokenizer.chat_template import render_chat  # brings jinja2 along, which only a chat needs
+        from tpi_mpi.tokenizer.chat_template import render_chat  # imports jinja2, which only a chat needs
 
         text = render_chat(self._tokenizer, text, self._options.system)
-        return tuple(self._tokenizer.encode(text, whole=False))  # the template has put everything around it
+        return tuple(self._tokenizer.encode(text, whole=False))  # the template has added all special tokens
 
     def _settle(self, sampling: SamplingOptions, ids: tuple[int, ...]) -> SamplingOptions:
-        """Fills in what the user left open. Raises UserError where the sequence cannot fit into the context."""
+        """Fills in what the user left open. Raises UserError if the sequence does not fit into the context."""
         if not ids:
             raise UserError("the prompt is empty; at least one token is needed")
         if not all(0 <= item < self._config.vocab_size for item in ids):
@@ -157,5 +158,5 @@ class Batch:
 
 
 def _generation_config(path: Path) -> JsonObject:
-    """generation_config.json, or nothing where the checkpoint has none."""
+    """generation_config.json; an empty object if the checkpoint has none."""
     return JsonObject.load(path) if path.is_file() else JsonObject({}, str(path))

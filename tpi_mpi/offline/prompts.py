@@ -1,4 +1,4 @@
-"""The prompts file: one JSON object a line, each a prompt to continue."""
+"""The prompts file: one JSON object per line, each a prompt to continue."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from tpi_mpi.common.options import SAMPLING_KEYS, SamplingOptions
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt to continue, as the user gave it: either ``text`` or ``token_ids`` is set."""
+    """One prompt to continue, as the user gave it. Either ``text`` or ``token_ids`` is set."""
 
     id: str | int
     text: str | None
@@ -19,10 +19,11 @@ class Prompt:
 
 
 def read_prompts(lines: Iterable[str], origin: str, defaults: SamplingOptions) -> list[Prompt]:
-    """Reads a whole prompts file; empty lines are skipped, and a line without an id is known by its number.
+    """Reads a whole prompts file. Empty lines are skipped; a line without an id gets its line number as id.
 
-    Raises UserError, naming the line, for the first that is not understood, for an id used twice, and for a file
-    without any prompts.
+    origin: the file's name, for messages. defaults: for what a line does not set itself.
+    Raises UserError, naming the line, for the first one that is not understood or repeats an id; and for a file
+    without prompts.
     """
     prompts: dict[str | int, Prompt] = {}
     for number, line in enumerate(lines, start=1):
@@ -36,7 +37,7 @@ def read_prompts(lines: Iterable[str], origin: str, defaults: SamplingOptions) -
             raise UserError(f"line {number} of {origin}: {error}") from None
         prompts[prompt.id] = prompt
     if not prompts:
-        raise UserError(f"{origin} has no prompts; one JSON object a line is needed")
+        raise UserError(f"{origin} has no prompts; one JSON object per line is needed")
     return list(prompts.values())
 
 
@@ -46,7 +47,7 @@ def _read_prompt(line: str, number: int, defaults: SamplingOptions) -> Prompt:
     except ValueError as error:
         raise UserError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UserError('not a JSON object, as {"prompt": "..."} is')
+        raise UserError('not a JSON object such as {"prompt": "..."}')
     known = ("id", "prompt", "prompt_token_ids", *SAMPLING_KEYS)
     for key in value:
         if key not in known:
@@ -57,7 +58,7 @@ def _read_prompt(line: str, number: int, defaults: SamplingOptions) -> Prompt:
 
 def _id(value: object) -> str | int:
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise UserError(f"id is {value!r}; a text or a whole number is needed")
+        raise UserError(f"id is {value!r}; a string or a whole number is needed")
     return value
 
 
@@ -66,7 +67,7 @@ def _content(value: dict[str, object]) -> tuple[str | None, tuple[int, ...] | No
     if (text is None) == (token_ids is None):
         raise UserError("either prompt or prompt_token_ids is needed")
     if text is not None and not isinstance(text, str):
-        raise UserError(f"prompt is {text!r}; a text is needed")
+        raise UserError(f"prompt is {text!r}; a string is needed")
     if token_ids is None:
         return text, None
     whole = isinstance(token_ids, list) and all(type(item) is int for item in token_ids)

@@ -1,4 +1,4 @@
-"""The output file: one JSON object a finished request, each on the disk before the next one begins."""
+"""The output file: one JSON object per finished request, each on disk before the next request begins."""
 
 import fcntl
 import json
@@ -9,14 +9,15 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.engine.completion import Completion
 from tpi_mpi.offline.prompts import Prompt
 
-# How every record begins: a line that was cut off while it was written is known by it.
+# How every record begins: this identifies a line that was cut off while it was being written.
 _START = b'{"id": '
 
 
 class Records:
-    """Appends records to a file; a run that was interrupted finds there what it has already done.
+    """Appends records to a file, in which an interrupted run finds what it has already done. A context manager.
 
-    A context manager. Raises UserError where the file cannot be written, is not such a file, or another run has it.
+    Raises UserError, on construction, if the file cannot be written, holds anything but records, or is in use by another
+    run.
     """
 
     def __init__(self, path: Path):
@@ -33,7 +34,7 @@ class Records:
             raise
 
     def _lock(self) -> None:
-        """Keeps the file for this run: two of them would write every answer twice, and cut off each other's."""
+        """Reserves the file for this run: two runs would repeat every answer and truncate each other's records."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,7 +45,7 @@ class Records:
             pass  # not every network filesystem knows locks
 
     def _recover(self) -> dict[str | int, dict]:
-        """Reads the records that are there; drops a last line that was cut off while it was written."""
+        """Reads the file's records, by id; drops a last line that was cut off while it was being written."""
         self._file.seek(0)
         content = self._file.read()
         end = content.rfind(b"\n") + 1
@@ -60,7 +61,7 @@ class Records:
         return answered
 
     def remaining(self, prompts: list[Prompt]) -> list[Prompt]:
-        """The prompts that have no record yet. Raises UserError where a record answers another prompt."""
+        """The prompts without a record. Raises UserError if a record answers another prompt under the same id."""
         rest = []
         for prompt in prompts:
             record = self._answered.get(prompt.id)
@@ -83,7 +84,7 @@ class Records:
 
 
 def record_of(prompt: Prompt, completion: Completion, logprobs: bool) -> dict:
-    """What the output file says of a finished request; with ``logprobs``, also those of its tokens."""
+    """The record of a finished request; ``logprobs``: whether the log-probabilities of its tokens are included."""
     record: dict = {"id": prompt.id, "prompt": prompt.text}
     if prompt.token_ids is not None:
         record["prompt_token_ids"] = list(prompt.token_ids)

@@ -17,7 +17,10 @@ from tpi_mpi.weights.slab_directory import Manifest
 
 
 def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, began: float) -> None:
-    """Generates everything that the options ask for. ``began``: when the program did, by ``time.perf_counter``."""
+    """Generates everything that the options ask for; on all ranks together.
+
+    began: when the program was started, by ``time.perf_counter``.
+    """
     with world.agreed():
         batch = _batch(options, slab) if world.is_root else None
     capacity = world.broadcast(batch.capacity if batch else None)
@@ -37,28 +40,28 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
 
 
 def _batch(options: GenerateOptions, slab: Slab) -> Batch:
-    """On rank 0: the requests. What would fail only at the end of a long run is found here."""
+    """On rank 0: the requests. What would otherwise fail only at the end of a long run fails here."""
     check_outputs(options.machine)
     return Batch(options, slab.config)
 
 
 def _advise(world: World, cores: Cores) -> None:
-    """Says where mpirun's binding leaves cores idle."""
+    """Says so if mpirun's binding leaves cores idle."""
     confined = world.gather(f"rank {world.rank} on {world.host}" if cores.confined else None)
     if confined and any(confined):
         first = next(filter(None, confined))
-        say(f"mpirun binds {first} to fewer cores than are its share; add --bind-to none for a faster run")
+        say(f"mpirun binds {first} to fewer cores than its share; add --bind-to none for a faster run")
 
 
 def _lead(batch: Batch, engine: Engine, latencies: Latencies) -> None:
-    """On rank 0: one request after the other."""
+    """On rank 0: generates one request after another."""
     if batch.skipped:
         say(f"{batch.skipped} of {batch.skipped + len(batch.tasks)} prompts are already in the output file")
     try:
         with batch:
             for task in batch.progress():
                 batch.write(task, latencies.watch(engine.tokens(task.request)))
-    except BrokenPipeError:  # whoever read standard output has seen enough
+    except BrokenPipeError:  # whoever was reading standard output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,7 @@
-"""Standard input of rank 0, read to its end even where mpirun does not pass the end on.
+"""Standard input of rank 0, read to its end even where mpirun does not pass that end on.
 
 Open MPI 5's mpirun forwards its standard input to rank 0 but, in several releases, not the end of it, so that a
-reader would wait for ever. Where mpirun runs on this machine, its own standard input tells when there is no more.
+reader would wait for ever. If mpirun runs on this machine, its own standard input shows when there is no more.
 """
 
 import os
@@ -13,14 +13,14 @@ from contextlib import closing
 
 from tpi_mpi.common.errors import say
 
-# Once the launcher's input is at its end, what it still had to forward has arrived after so many seconds.
+# Seconds within which everything that the launcher still had to forward arrives, once its own input has ended.
 _GRACE = 1.0
-# After so many seconds of silence, a person may want to know what is being waited for.
+# Seconds of silence after which a person may want to know what the program is waiting for.
 _PATIENCE = 10.0
 
 
 def read_lines() -> Iterator[str]:
-    """The lines of standard input."""
+    """Yields the lines of standard input."""
     source = _launchers_input()
     if source is None:
         with open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as lines:  # whatever the locale says
@@ -48,7 +48,7 @@ def _launchers_input() -> int | None:
 
 
 class _Forwarded:
-    """Lines that mpirun forwards from a pipe, until the pipe has no writer any more and nothing else comes."""
+    """Lines that mpirun forwards from a pipe, until the pipe has no writer left and nothing more arrives."""
 
     def __init__(self, source: int):
         self._source = source
@@ -63,17 +63,18 @@ class _Forwarded:
             yield rest.decode("utf-8")
 
     def _read(self) -> bytes:
-        """What comes next; nothing at the end."""
+        """The bytes that arrive next; none at the end."""
         silent = 0.0
         while not select.select([self._own], [], [], _GRACE)[0]:
             if self._drained():
                 return b""
             silent += _GRACE
             if silent == _PATIENCE:
-                say("waiting for the end of standard input; where mpirun does not pass it on, give --prompts a file")
+                say("waiting for the end of standard input; if mpirun does not pass it on, give --prompts a file")
         return os.read(self._own, 1 << 16)
 
     def _drained(self) -> bool:
+        """Whether the launcher's pipe is empty and has no writer left."""
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))

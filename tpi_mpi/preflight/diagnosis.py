@@ -1,4 +1,4 @@
-"""What is wrong with machines that were looked at together: what one rank finds, and what differs between them."""
+"""What is wrong with machines that are to work together: what each rank found, and what differs between ranks."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -6,21 +6,21 @@ from statistics import median
 
 from tpi_mpi.common.units import MIB, show_seconds
 
-# What is so many times worse than the rest is a fault, not a difference.
+# How many times worse than the rest a link or a disk has to be to count as a fault.
 _MUCH = 3
-# A latency that is longer by less than this is none either.
+# Seconds by which a latency has to be longer as well.
 _LATENCY_SLACK = 0.3e-3
 
 
 def problems(ranks: Sequence[dict]) -> list[dict]:
-    """One sentence each, with its rank and host, in rank order. ranks: their reports (:mod:`.rank_check`)."""
+    """A sentence for each problem, with its rank and host, in rank order. ranks: their reports (:mod:`.rank_check`)."""
     found = [*_own(ranks), *_versions(ranks), *_links(ranks), *_disks(ranks)]
     found.sort(key=lambda problem: problem[0])
     return [{"rank": rank, "host": ranks[rank]["host"], "message": message} for rank, message in found]
 
 
 def notes(ranks: Sequence[dict]) -> list[str]:
-    """What is not wrong, but costs time."""
+    """One sentence for whatever is not wrong but costs time."""
     return [*_shared_hosts(ranks), *_confined(ranks)]
 
 
@@ -38,13 +38,13 @@ def _versions(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
 
 
 def _matters(name: str, version: str) -> str:
-    """The part of a version that should be the same: builds of torch and corrections of Python may differ."""
+    """The part of a version that has to be the same: builds of torch and patch releases of Python may differ."""
     version = version.split("+")[0] if name == "torch" else version
     return ".".join(version.split(".")[:2]) if name == "python" else version
 
 
 def _links(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
-    """Of the ranks on other hosts than rank 0: the way to those on its own is no link."""
+    """Compares the ranks on other hosts than rank 0's: those on its own host need no link."""
     far = {rank["rank"]: rank["link"] for rank in ranks[1:] if rank["host"] != ranks[0]["host"]}
     for rank, link in far.items():
         rest = [other for number, other in far.items() if number != rank]
@@ -53,15 +53,15 @@ def _links(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
         latency = median(other["latency_s"] for other in rest)
         if link["latency_s"] > max(_MUCH * latency, latency + _LATENCY_SLACK):
             own = show_seconds(link["latency_s"])
-            yield rank, f"a message to rank 0 takes {own}, the others' {show_seconds(latency)}; look after its link"
+            yield rank, f"a message to rank 0 takes {own}, the others' {show_seconds(latency)}; check its link"
         bandwidth = median(other["bandwidth"] for other in rest)
         if link["bandwidth"] * _MUCH < bandwidth:
             own, others = (f"{value / 1e6:.1f} MB/s" for value in (link["bandwidth"], bandwidth))
-            yield rank, f"its link to rank 0 carries {own}, the others' {others}; look after it"
+            yield rank, f"its link to rank 0 carries {own}, the others' {others}; check it"
 
 
 def _disks(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
-    """Host by host, because ranks of one share its disk."""
+    """Compares host by host, because the ranks of one host share its disk."""
     rates, first = defaultdict(float), {}
     for rank in ranks:
         if rank["rates"]["read"]:
@@ -71,7 +71,10 @@ def _disks(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
         rest = [other for name, other in rates.items() if name != host]
         if rest and rate * _MUCH < median(rest):
             own, others = (f"{value / MIB:.0f} MiB/s" for value in (rate, median(rest)))
-            yield first[host], f"its disk reads {own}, the others' {others}; give it a smaller shard (--ratios-from)"
+            yield (
+                first[host],
+                f"its disk reads {own}, the others' {others}; give the rank a smaller shard (--ratios-from)",
+            )
 
 
 def _shared_hosts(ranks: Sequence[dict]) -> Iterator[str]:
@@ -87,6 +90,5 @@ def _confined(ranks: Sequence[dict]) -> Iterator[str]:
     first = next((rank for rank in ranks if rank["confined"]), None)
     if first:
         yield (
-            f"mpirun binds rank {first['rank']} on {first['host']} to fewer cores than are its share; "
-            "add --bind-to none"
+            f"mpirun binds rank {first['rank']} on {first['host']} to fewer cores than its share; add --bind-to none"
         )

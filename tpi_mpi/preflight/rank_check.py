@@ -1,4 +1,4 @@
-"""One rank's side of a check: what its machine has, and how fast it is while the others are looked at too."""
+"""One rank's side of a check: what its machine has, and how fast it is while all others are measured too."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,9 +27,10 @@ from tpi_mpi.weights.slab_directory import own_slab, slab_path
 
 
 class RankCheck:
-    """What one rank finds out about its machine. A context manager, entered and left by all together.
+    """What one rank finds out about its machine. A context manager, entered and left by all ranks together.
 
-    problems: sentences about this rank. slab: its own, or where that is no good the one that it should have.
+    problems: sentences about this rank. state: of its slab, in a word. slab: its own or, if that is no good or does
+    not exist yet, one as it should be, without a file.
     """
 
     def __init__(self, world: World, options: CheckOptions, target: Target):
@@ -43,7 +44,7 @@ class RankCheck:
         self.threads = self._threads()
 
     def _open_slab(self) -> str:
-        """Takes this rank's slab, if it is good; returns in a word what there is."""
+        """Opens this rank's slab; notes what is wrong with it. Returns its state: good, missing, bad or other."""
         path = slab_path(self.options.slabs, self.world.rank)
         try:
             slab = own_slab(self.options.slabs, self.world.rank, self.world.size)
@@ -54,7 +55,9 @@ class RankCheck:
         different = [name for name, value in self.target.identity.items() if identity[name] != value]
         if different:
             words = " and ".join(different)
-            self.problems.append(f"slab {path} has another {words} than rank 0's; copy the one of the same split here")
+            self.problems.append(
+                f"slab {path} has a different {words} from rank 0's; copy the slab of the same split here"
+            )
             return "other"
         self.slab = slab
         return "good"
@@ -80,8 +83,8 @@ class RankCheck:
         self.allreduce.free()
 
     def report(self) -> dict:
-        """What this rank has and can; the problems that show meanwhile included."""
-        memory = self._memory()  # before any rate is measured, which takes memory too
+        """This rank's entry in the report, including the problems that come to light meanwhile."""
+        memory = self._memory()  # before the rates are measured, which takes memory too
         return {
             "rank": self.world.rank,
             "host": self.world.host,
@@ -96,7 +99,7 @@ class RankCheck:
         }
 
     def _memory(self) -> dict[str, int]:
-        """Bytes."""
+        """The memory that is free, that the rank may take, that it has taken, and that its shard needs, in bytes."""
         budget, own = self.options.machine.memory or default_budget(self.cores.ranks), taken()
         shard = Shard.of(self.slab, self.work(dict.fromkeys(self._rows(), 0.0)))
         try:
@@ -118,7 +121,7 @@ class RankCheck:
 
     @contextmanager
     def _readable(self) -> Iterator[Readable | None]:
-        """Something to read on this rank's disk, if anything can be."""
+        """A file to read on this rank's disk, or None if there can be none."""
         with ExitStack() as stack:
             try:
                 good = self.state == "good"
@@ -129,16 +132,16 @@ class RankCheck:
             yield readable
 
     def sums(self) -> dict[int, float]:
-        """Seconds that one sum over the ranks takes, by rows."""
+        """Seconds that one sum over the ranks takes, by number of rows. Called by all ranks together."""
         width = self.slab.config.hidden_size
         return {rows: probes.allreduce_seconds(self.world, self.allreduce, rows, width) for rows in self._rows()}
 
     def _rows(self) -> list[int]:
-        """Rows of all sums that there are: of a token's, and of each chunk of the prompt."""
+        """Every number of rows that is summed: one for a token, and that of each chunk of the prompt."""
         return sorted({1, *self.chunking.sizes(self.options.prompt_tokens)})
 
     def work(self, sums: dict[int, float]) -> Work:
-        """sums: as :meth:`sums` gives them."""
+        """What the machines are asked to do. sums: from :meth:`sums`."""
         return Work(
             prompt_tokens=self.options.prompt_tokens,
             capacity=self.capacity,

@@ -1,4 +1,4 @@
-"""One check of all machines: every rank looks at its own, rank 0 compares them."""
+"""One check of all machines: every rank examines its own, rank 0 compares them."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from tpi_mpi.preflight.target import Target
 
 
 def check(world: World, target: Target, options: CheckOptions) -> None:
-    """Prints the whole check. Raises Stopped, with status 1, on every rank, where something is wrong."""
+    """Checks all machines and prints the report. Raises Stopped, with status 1, on every rank if anything is wrong."""
     with world.doing(lambda: "being checked"), RankCheck(world, options, target) as own:
         lines = world.gather(own.report())
         links, sums = probe_links(world), own.sums()
@@ -30,7 +30,7 @@ def check(world: World, target: Target, options: CheckOptions) -> None:
 
 
 def _report(own: RankCheck, ranks: list[dict], links: Sequence[Link], sums: dict[int, float]) -> dict:
-    """On rank 0: everything, fit for JSON."""
+    """On rank 0: the whole report, fit for JSON."""
     target, work = own.target, own.work(sums)
     for rank, link in zip(ranks[1:], links, strict=True):
         rank["link"] = {"latency_s": link.latency, "bandwidth": link.bandwidth}
@@ -52,13 +52,13 @@ def _report(own: RankCheck, ranks: list[dict], links: Sequence[Link], sums: dict
 
 
 def _expected(target: Target, ranks: Sequence[dict], work: Work) -> dict[str, float] | None:
-    """What these slabs will take on these machines; None where a rank cannot take part."""
+    """The seconds to expect on these machines; None if a rank cannot take part."""
     if not all(rank["rates"]["read"] for rank in ranks):
         return None
     machines = [Machine.of(rank) for rank in ranks]
     try:
         prediction = predict(shards(target.config, target.partition, target.dtype, work), machines, work)
-    except UserError:  # said as the rank's own problem
+    except UserError:  # reported as the rank's own problem
         return None
     return {"ttft_s": round(prediction.ttft, 6), "tpot_s": round(prediction.tpot, 6)}
 

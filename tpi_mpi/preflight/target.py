@@ -17,8 +17,8 @@ from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, own_slab
 class Target:
     """A model as rank 0 has it.
 
-    partition: of rank 0's slab, or an even one where there is none. identity: what all slabs should have in common;
-    None where the model is not split yet.
+    dtype: of most weights. partition: that of rank 0's slab, or an even one if there is none.
+    identity: what all slabs should have in common; None if the model is not split yet.
     """
 
     model: str
@@ -29,7 +29,7 @@ class Target:
 
     @classmethod
     def load(cls, directory: Path, size: int) -> "Target":
-        """Of slabs or of a checkpoint. Raises UserError where the directory is neither, or for another size."""
+        """From slabs or a checkpoint. Raises UserError if it is neither, or slabs for another number of ranks."""
         if (directory / "config.json").is_file() and not (directory / MANIFEST).is_file():
             config = ModelConfig.load(directory / "config.json")
             dtype = str(config.keys.get("torch_dtype") or config.keys.get("dtype"))
@@ -40,7 +40,7 @@ class Target:
         try:
             slab = own_slab(directory, 0, size)
             return cls(manifest.model, manifest.dtype, slab.config, slab.partition, slab.identity())
-        except UserError:  # found again, and said, as that rank's
+        except UserError:  # rank 0 finds and reports it again as its own problem
             config = ModelConfig.load(directory / "config.json", manifest.ignored_keys)
             identity = {"checkpoint digest": manifest.source_digest, "dtype": manifest.dtype}
             return cls(manifest.model, manifest.dtype, config, Partition.of(config, size), identity)
@@ -55,7 +55,7 @@ class Target:
 
 
 def agree(world: World, options: CheckOptions) -> Target:
-    """What rank 0 is to run, on every rank. Stops all ranks where that is nothing that could be run."""
+    """Rank 0's target, on every rank. Stops all ranks if it cannot be run."""
     with world.agreed():
         target = _settle(world, options) if world.is_root else None
     return Target.from_json(world.broadcast(target.to_json() if target else None))

@@ -1,4 +1,4 @@
-"""Versions of what all ranks should have in common."""
+"""Versions of the software that all ranks should have in common."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ from tpi_mpi.comm.world import mpi_library
 
 
 def versions() -> dict[str, str]:
-    """By name, as this process has them."""
+    """The versions that this process uses, by name."""
     return {
         "tpi_mpi": f"{tpi_mpi.__version__}+{_source_digest()}",
         "python": platform.python_version(),
@@ -29,7 +29,7 @@ def _installed(package: str) -> str:
 
 
 def _source_digest() -> str:
-    """Tells copies of the program apart between two releases: XXH3 of its source, the first eight digits."""
+    """The first eight digits of XXH3 of the program's source: tells copies apart that are between two releases."""
     digest = xxhash.xxh3_64()
     for path in sorted(Path(tpi_mpi.__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

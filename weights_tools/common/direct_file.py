@@ -12,11 +12,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DirectFile:
-    """Puts bytes into their places in an existing file.
+    """Writes bytes to their places in an existing file.
 
-    What is written is not read again soon: the page cache would only cost a copy, and the memory of others.
+    What is written is not read again soon, so the page cache would only cost a copy, and memory that others need.
 
-    again: what to do once there is room on a full disk, for the message: ``split again``.
+    again: for the message about a full disk, what to do once there is room: ``split again``.
     """
 
     def __init__(self, path: Path, again: str):
@@ -26,7 +26,7 @@ class DirectFile:
         self._direct = self._open_direct()
 
     def _open_direct(self) -> int | None:
-        """None where this filesystem knows no direct writes."""
+        """A descriptor for direct writes; None if this filesystem has none."""
         if not _DIRECT:
             return None
         try:
@@ -37,9 +37,9 @@ class DirectFile:
             return None
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Writes all of the data. Of those that begin on a page, in memory and in the file, whole pages go directly.
+        """Writes all of the data at ``offset``. If both begin on a page, whole pages are written directly.
 
-        Raises UserError where the disk is full, TpiError where it fails.
+        Raises UserError if the disk is full, TpiError if it fails.
         """
         try:
             written = self._write_pages(data, offset) if offset % PAGE == 0 else 0
@@ -49,7 +49,7 @@ class DirectFile:
             raise self._trouble(error) from None
 
     def _write_pages(self, data: memoryview, offset: int) -> int:
-        """Writes whole pages directly as long as the kernel takes them; returns how many bytes these were."""
+        """Writes whole pages directly, as long as the kernel accepts them; returns how many bytes that was."""
         written, whole = 0, len(data) // PAGE * PAGE
         while self._direct is not None and written < whole:
             try:
@@ -57,12 +57,12 @@ class DirectFile:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                os.close(self._direct)  # not every filesystem that opens a file for direct writes has them
+                os.close(self._direct)  # some filesystems open a file for direct writes, and then refuse them
                 self._direct = None
         return written
 
     def sync(self) -> None:
-        """Returns when everything is on the disk."""
+        """Returns when everything is on the disk. Raises as :meth:`write` does."""
         try:
             os.fsync(self._plain)
         except OSError as error:
@@ -70,11 +70,13 @@ class DirectFile:
 
     def _trouble(self, error: OSError) -> TpiError:
         if error.errno in _FULL:
-            return UserError(f"the disk is full while {self._path} is written; free some space and {self._again}")
+            return UserError(
+                f"the disk filled up while {self._path} was being written; free some space and {self._again}"
+            )
         return TpiError(f"{self._path} cannot be written: {error.strerror}")
 
     def close(self) -> None:
-        """May be called again."""
+        """Closes the file; may be called more than once."""
         for descriptor in (self._plain, self._direct):
             if descriptor is not None:
                 os.close(descriptor)

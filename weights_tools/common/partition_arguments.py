@@ -1,4 +1,4 @@
-"""The options that say how a model is dealt to ranks, of every program that writes slabs."""
+"""The options for how a model is divided among ranks, for every program that writes slabs."""
 
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.common.errors import UserError
@@ -7,13 +7,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_partition_arguments(parser: Parser, required: bool) -> None:
+    """Adds --ranks and --ratios. required: whether --ranks has to be given."""
     parser.add_argument("--ranks", metavar="N", type=int, required=required, help="number of slabs")
-    parser.add_argument(
-        "--ratios", metavar="R,R,...", type=_ratios, help="what each rank gets of the rest, as in 2,1,1"
-    )
+    ratios = "relative sizes of the ranks' shards, as in 2,1,1 (default: equal ones)"
+    parser.add_argument("--ratios", metavar="R,R,...", type=_ratios, help=ratios)
 
 
 def check_ranks(ranks: int) -> None:
+    """Raises UserError unless there is at least one rank."""
     if ranks < 1:
         raise UserError(f"--ranks is {ranks}; at least 1 is needed")
 

@@ -12,14 +12,17 @@ from tpi_mpi.tokenizer.files import TOKENIZER_FILES
 from tpi_mpi.weights.slab_directory import MANIFEST
 
 JOURNAL = "split.journal"
-"""What is in a directory whose split was interrupted."""
+"""The file in a directory whose split was interrupted."""
 
 SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
-"""What a run needs besides the slabs and their manifest, so that the checkpoint is no longer needed."""
+"""What a run needs besides the slabs and their manifest; with these, it does not need the checkpoint."""
 
 
 def prepare_for_split(target: Path, force: bool) -> None:
-    """Makes the directory. Raises UserError where it holds anything but an interrupted split, unless ``force``."""
+    """Makes the directory. Raises UserError if it holds anything but an interrupted split.
+
+    force: removes slabs that are in it instead, and leaves other files alone.
+    """
     _make(target)
     if any(target.iterdir()) and not (target / JOURNAL).exists() and not force:
         raise UserError(f"{target} is not empty; name another directory, or give --force to replace the slabs in it")
@@ -28,7 +31,7 @@ def prepare_for_split(target: Path, force: bool) -> None:
 
 
 def prepare_for_scatter(target: Path) -> None:
-    """Makes the directory. Raises UserError where it holds anything but slabs, or others could change them."""
+    """Makes the directory. Raises UserError if it holds anything but slabs, or if others could change them."""
     _make(target)
     _check_ownership(target)
     names = {path.name for path in target.iterdir()}
@@ -40,7 +43,7 @@ def prepare_for_scatter(target: Path) -> None:
 
 
 def check_room(target: Path, needed: int, free: int) -> None:
-    """Raises UserError where the directory's disk has too few bytes left."""
+    """Raises UserError if the directory's disk has fewer than the ``needed`` bytes ``free``."""
     if needed > free:
         raise UserError(
             f"the slabs need {format_size(needed)}, but the disk of {target} has only {format_size(free)} left; "
@@ -49,7 +52,7 @@ def check_room(target: Path, needed: int, free: int) -> None:
 
 
 def read_small_files(source: Path) -> dict[str, bytes]:
-    """Those that a checkpoint, or a directory of slabs, has, by name."""
+    """The small files that a checkpoint or a directory of slabs has, by name. Raises UserError if one is unreadable."""
     present = [name for name in SMALL_FILES if (source / name).is_file()]
     try:
         return {name: (source / name).read_bytes() for name in present}
@@ -58,9 +61,10 @@ def read_small_files(source: Path) -> dict[str, bytes]:
 
 
 def write_small_files(target: Path, files: Mapping[str, bytes], writer: str = "") -> None:
-    """Puts these into the directory, and takes all others out: another model's chat template would be used for this.
+    """Writes these small files to the directory and removes all others, such as another model's chat template.
 
-    writer: another for each of several processes that may do so at once.
+    writer: a name of its own for each of several processes that may do so at once.
+    Raises UserError if the directory cannot be written to.
     """
     try:
         for name in SMALL_FILES:
@@ -74,17 +78,17 @@ def write_small_files(target: Path, files: Mapping[str, bytes], writer: str = ""
 
 
 def _make(target: Path) -> None:
-    """With all above it; that others may not write to it, whatever the umask."""
+    """Makes the directory and those above it; the umask cannot let others write to it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.mkdir(mode=0o755, exist_ok=True)
         next(target.iterdir(), None)
     except OSError as error:
-        raise UserError(f"{target} is no directory to write to ({error.strerror}); name another one") from None
+        raise UserError(f"{target} cannot be used as a directory ({error.strerror}); name another one") from None
 
 
 def _check_ownership(target: Path) -> None:
-    """Of a link too: whoever made it in a directory that all may write to decides where it leads."""
+    """Checks a link as well as what it leads to: whoever owns the link decides where it leads."""
     for found in (os.lstat(target), os.stat(target)):
         if found.st_uid != os.geteuid():
             raise UserError(f"{target} belongs to another user (number {found.st_uid}); name a directory of your own")
@@ -95,7 +99,7 @@ def _check_ownership(target: Path) -> None:
 
 
 def _is_private(group: int) -> bool:
-    """Whether this is the group that many systems make for each user alone."""
+    """Whether this is the group that many systems create for each user alone."""
     import grp
     import pwd
 

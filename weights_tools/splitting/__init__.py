@@ -1,10 +1,10 @@
-"""A checkpoint to slabs, and back to be compared.
+"""From a checkpoint to slabs, and back for comparison.
 
 checkpoint   a Hugging Face checkpoint, read lazily and strictly
 cut          the slabs of all ranks, cut in one pass
-slab_writer  one slab being written
+slab_writer  one slab as it is written
 staged_file  a file written through an aligned buffer
 journal      what an interrupted split has done
 ratios       ratios for unequal machines
-rejoin       slabs held against their checksums, and against the checkpoint
+rejoin       slabs compared with their checksums, and with the checkpoint
 """

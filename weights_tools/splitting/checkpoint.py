@@ -21,20 +21,20 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Buffers that old releases of transformers saved, computed from config.json.
+# Buffers that old releases of transformers saved, though they follow from config.json.
 _IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
-# Tensors are read by pieces of about so many bytes.
+# About how many bytes of a tensor are read at a time.
 PIECE = 32 * 1024**2
 
 
 class Checkpoint:
     """The tensors of a checkpoint directory.
 
-    Raises UserError, on construction, unless it holds exactly what its config.json promises.
+    Raises UserError, on construction, unless the directory holds exactly what its config.json promises.
 
-    ignored_keys: of config.json, although it is not known what they mean.
-    config, name: its config.json; the directory's name.
+    ignored_keys: keys of config.json to ignore, although it is not known what they mean.
+    config: its config.json. name: the directory's name.
     shapes, dtypes: of every tensor that the model needs, by name.
     """
 
@@ -52,15 +52,15 @@ class Checkpoint:
         self._check_tied_head()
 
     def fingerprint(self) -> dict[str, object]:
-        """What changes when the files do: names, sizes, times of modification."""
+        """What changes when the files do: their paths, sizes and times of modification."""
         stats = {path: path.stat() for path in set(self._files.values())}
         return {str(path.resolve()): [stat.st_size, stat.st_mtime_ns] for path, stat in sorted(stats.items())}
 
     def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """The rows from ``start`` up to ``stop`` of a tensor, some at a time, as views of the mapped file.
+        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time, as views of the file.
 
-        The file is mapped anew for each call, so that no more than one tensor's pages are ever in memory. Raises
-        TpiError where the disk cannot deliver them.
+        Each call maps the file anew, so that never more than one tensor's pages are in memory. Raises TpiError if the
+        disk cannot deliver them.
         """
         path, shape = self._files[name], self.shapes[name]
         width = shape[1] if len(shape) > 1 else 1
@@ -71,14 +71,14 @@ class Checkpoint:
                 for first in range(start, stop, step):
                     _touch(raw, offset)  # the library itself does, when it makes the slice
                     piece = rows[first : min(first + step, stop)]
-                    # faster than a page fault for each page of it, and a bad one is no signal but an error
+                    # faster than page faults one by one, and a page that cannot be read is an error, not a signal
                     fetch(piece.data_ptr(), piece.nbytes, raw.fileno(), offset + first * width * piece.itemsize)
                     yield piece
         except (OSError, SafetensorError) as error:
             raise TpiError(f"tensor {name} in {path} cannot be read: {error}") from None
 
     def _locate(self) -> dict[str, Path]:
-        """The file that each tensor is in, by name."""
+        """The file that each tensor is in, by the tensor's name."""
         index = self.directory / INDEX
         if index.is_file():
             return self._read_index(index)
@@ -91,15 +91,17 @@ class Checkpoint:
                 f"checkpoint {self.directory} has only pickled weights (.bin), which can run code when they are "
                 "read; download its safetensors files, or save it again with transformers"
             )
-        raise UserError(f"checkpoint {self.directory} has neither {SINGLE} nor {INDEX}; download one that has")
+        raise UserError(f"checkpoint {self.directory} has neither {SINGLE} nor {INDEX}; download its safetensors files")
 
     def _read_index(self, index: Path) -> dict[str, Path]:
         names = JsonObject.load(index).object("weight_map")
         for name in set(names.values()):
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-                raise UserError(f"{index} names the file {name!r}; only files of the checkpoint's own directory may be")
+                raise UserError(
+                    f"{index} names the file {name!r}; only files in the checkpoint's own directory are allowed"
+                )
             if not (self.directory / name).is_file():
-                raise UserError(f"checkpoint {self.directory} misses {name}, which its index names; download it again")
+                raise UserError(f"checkpoint {self.directory} lacks {name}, which its index names; download it again")
         return {tensor: self.directory / name for tensor, name in names.items()}
 
     def _inspect(self) -> None:
@@ -109,12 +111,12 @@ class Checkpoint:
                 present = set(file.keys())
                 for name in [name for name, holder in self._files.items() if holder == path]:
                     if name not in present:
-                        raise UserError(f"{path} misses the tensor {name}, which the index expects in it")
+                        raise UserError(f"{path} lacks the tensor {name}, which the index expects in it")
                     self._inspect_tensor(name, file.get_slice(name))
         missing = [name for name in self.shapes if name not in self._files]
         if missing:
             raise UserError(
-                f"checkpoint {self.directory} misses the tensor {missing[0]}"
+                f"checkpoint {self.directory} lacks the tensor {missing[0]}"
                 f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which its config.json promises"
             )
 
@@ -124,7 +126,7 @@ class Checkpoint:
                 return
             raise UserError(
                 f"checkpoint {self.directory} has the tensor {name}, which is not understood for "
-                f"{self.config.model_type}; its result would be wrong without it"
+                f"{self.config.model_type}; the result would be wrong without it"
             )
         shape, dtype = tuple(header.get_shape()), header.get_dtype()
         if shape != self.shapes[name]:
@@ -137,7 +139,7 @@ class Checkpoint:
         return name == "lm_head.weight" and self.config.tie_word_embeddings
 
     def _check_tied_head(self) -> None:
-        """A tied checkpoint may still hold its output head, if it is the embedding indeed."""
+        """A tied checkpoint may hold an output head as well, but only if that equals the embedding."""
         path = self._files.get("lm_head.weight")
         if path is None or not self._is_tied_head("lm_head.weight"):
             return
@@ -158,7 +160,7 @@ class Checkpoint:
 
 
 def _offset(file: BinaryIO, name: str) -> int:
-    """Where a tensor begins in a safetensors file, whose header has been checked."""
+    """The offset in bytes of a tensor in a safetensors file whose header has been checked."""
     length = int.from_bytes(file.read(8), "little")
     return 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
 

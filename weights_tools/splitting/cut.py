@@ -29,7 +29,7 @@ from weights_tools.splitting.slab_writer import SlabWriter
 
 
 class Source(Protocol):
-    """Where the tensors come from: a checkpoint, or a generator of random ones."""
+    """Where tensors come from: a checkpoint, or a generator of random ones."""
 
     name: str
     config: ModelConfig
@@ -37,10 +37,10 @@ class Source(Protocol):
     ignored_keys: Sequence[str]
 
     def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """The rows from ``start`` up to ``stop`` of a tensor, some at a time."""
+        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time."""
 
     def fingerprint(self) -> object:
-        """Something fit for JSON that is another for other tensors."""
+        """Something fit for JSON that differs if the tensors do."""
 
 
 def cut(
@@ -48,15 +48,14 @@ def cut(
 ) -> None:
     """Writes the slabs of all ranks and their manifest into the directory ``target``.
 
-    Every byte of the source is read once. The slabs get their names when all of them are complete and on the disk,
-    and the manifest is written last. Where an earlier call with the same arguments was interrupted, this one goes
-    on from there.
+    Every byte of the source is read once. The slabs get their names when all of them are complete and on the disk, and
+    the manifest is written last. If an earlier call with the same arguments was interrupted, this one resumes it.
 
     dtype: of the slabs' tensors; ``keep`` for each tensor's own.
     links: blocks that become hard links to earlier ones, by name; their own tensors are never read.
-    Raises UserError where the disk has too little room.
+    Raises UserError if the disk has too little room, or a weight is too large for ``dtype``.
     """
-    torch.set_num_threads(1)  # there is nothing to compute, and waiting threads would spin
+    torch.set_num_threads(1)  # there is nothing to compute, and idle threads would spin
     with ExitStack() as stack:
         cutting = _Cutting(source, target, partition, dtype, links or {}, stack)
         cutting.run()
@@ -98,7 +97,7 @@ class _Cutting:
         self.complete()
 
     def writer(self, rank: int) -> SlabWriter:
-        """The writer of one rank's slab, laid out anew unless an interrupted split left it."""
+        """The writer of one rank's slab, which is laid out anew unless an interrupted split left it."""
         path = slab_path(self.target, rank)
         slab = Slab(
             path=partial_name(path),
@@ -123,7 +122,7 @@ class _Cutting:
         check_room(self.target, needed - present, shutil.disk_usage(self.target).free)
 
     def trusted(self) -> set[str]:
-        """The blocks that the journal claims and the slabs do hold; only layers, up to the first that fails."""
+        """The blocks that the journal claims and the slabs indeed hold: only layers, up to the first that fails."""
         done: set[str] = set()
         for block in self.blocks:
             entry = self.journal.entries.get(block.name)
@@ -133,10 +132,11 @@ class _Cutting:
             for source, digest in entry["digests"].items():
                 self.digests[source] = digest
         if done:
-            say(f"an interrupted split is resumed: {len(done)} of {len(self.blocks)} blocks are there")
+            say(f"an interrupted split is resumed: {len(done)} of {len(self.blocks)} blocks are done")
         return done
 
     def holds(self, name: str, checksums: list[str | None]) -> bool:
+        """Whether every slab holds its part of a block. checksums: one per rank, None for a rank without a part."""
         for writer, checksum in zip(self.writers, checksums, strict=True):
             if checksum is not None:
                 if writer.checksum_on_disk(name) != checksum:
@@ -148,7 +148,7 @@ class _Cutting:
         return prod(spec.shape) * ITEMSIZE[self.source.dtypes[spec.source]]
 
     def pieces(self, blocks: list[Block]) -> Iterator["_Piece"]:
-        """Everything that is to be cut, in the order of the slabs; the digests are taken on the way."""
+        """Everything that is to be cut, in the order of the slabs; also computes the digests."""
         for block in blocks:
             for spec in block.tensors:
                 digest = self.digests.setdefault(spec.source, xxhash.xxh3_128())
@@ -159,6 +159,7 @@ class _Cutting:
                     first += len(rows)
 
     def cut_block(self, block: Block, pieces: Iterable["_Piece"], bar: tqdm) -> None:
+        """Writes one block to all slabs that hold a part of it, and enters it in the journal."""
         holders = [writer for writer in self.writers if block.name in writer.slab.blocks]
         for writer in holders:
             writer.begin(block.name)
@@ -199,13 +200,13 @@ class _Cutting:
         return whole.hexdigest()
 
     def digest(self, name: str) -> str:
-        """The digest of one source tensor, computed in this run or taken over from the journal."""
+        """The digest of one source tensor, computed in this run or taken from the journal."""
         digest = self.digests[name]
         return digest if isinstance(digest, str) else digest.hexdigest()
 
 
 class _Piece(NamedTuple):
-    """Some rows of a tensor, the ``first`` of them counted from the tensor's own."""
+    """Some rows of a tensor, beginning with its row ``first``."""
 
     block: Block
     spec: TensorSpec
@@ -213,7 +214,7 @@ class _Piece(NamedTuple):
     rows: torch.Tensor
 
     def append_to(self, writer: SlabWriter, partition: Partition) -> None:
-        """Writes what belongs to the writer's rank."""
+        """Writes the part that belongs to the writer's rank, if any."""
         shard = self.spec.shard(partition, writer.slab.rank)
         if shard is None:
             return
@@ -225,13 +226,13 @@ class _Piece(NamedTuple):
 
 
 def remove_partial_slabs(target: Path) -> None:
-    """Removes what an interrupted split of another job left."""
+    """Removes what another job's interrupted split left."""
     for path in target.glob(partial_name(Path("rank[0-9]*.h5")).name):
         path.unlink()
 
 
 def ahead(items: Iterator, count: int = 3) -> Iterator:
-    """The items, up to ``count`` of them made by a thread while the one before them is in use."""
+    """Yields the items; a thread produces up to ``count`` of them ahead."""
     nothing = object()
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = deque(thread.submit(next, items, nothing) for _ in range(count))

@@ -1,4 +1,4 @@
-"""The journal of a split: what is done already, so that an interrupted one goes on where it was."""
+"""The journal of a split: what is already done, so that an interrupted split can be resumed."""
 
 import json
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 class Journal:
-    """A line for each block that all slabs hold. Its claims are checked against the slabs before they are believed.
+    """A file with a line for each block that all slabs hold; readers check its claims against the slabs.
 
-    entries: block name -> {"checksums": [one a rank, or null], "digests": {source tensor: digest}}, in order.
+    entries: block name -> {"checksums": [one per rank, or null], "digests": {source tensor: digest}}, in order.
     resumed: whether the journal is that of an earlier, interrupted split of the same ``job``.
     """
 
@@ -31,7 +31,7 @@ class Journal:
             try:
                 values.append(json.loads(line))
             except ValueError:
-                break  # cut off while it was written
+                break  # cut off while it was being written
         if not values or values[0] != json.loads(json.dumps(job)):
             return None
         return {entry["block"]: entry for entry in values[1:]}
@@ -44,6 +44,6 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """The split is complete."""
+        """Removes the journal of a complete split."""
         self.close()
         os.unlink(self._path)

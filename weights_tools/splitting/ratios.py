@@ -1,4 +1,4 @@
-"""Ratios for unequal machines, from what tpi_mpi.check measured of them."""
+"""Ratios for unequal machines, from what tpi_mpi.check measured on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import Dtypes
 
-# How often ratios are computed anew from what those before them leave of each budget.
+# How often ratios are computed anew, from the room that those before them leave in each budget.
 _ROUNDS = 4
-# What gains less than this part of a token's time over equal ratios is noise of the measurement.
+# Gains over equal ratios below this fraction of a token's time are taken for noise in the measurement.
 _GAIN = 0.03
 
 
@@ -23,9 +23,9 @@ _GAIN = 0.03
 class Ability:
     """What bounds one rank's shard of the weights.
 
-    room: bytes that stay in memory where nothing is streamed. window: how many of them the window takes where
-        something is. read, gemv: bytes a second that it streams, and multiplies with one row.
-    idle: seconds of each token in which it multiplies nothing. most: bytes with which its largest block still fits.
+    room: bytes of weights that fit in memory if nothing is streamed. window: how many of them the window takes if
+        something is. read, gemv: bytes per second that it streams, and that it multiplies with one row.
+    idle: seconds of each token in which it multiplies nothing. most: bytes up to which its largest block still fits.
     """
 
     room: int
@@ -36,14 +36,18 @@ class Ability:
     most: float = inf
 
     def bytes_within(self, seconds: float) -> float:
-        """Bytes of weights that it gets through in a token's time."""
+        """Bytes of weights that it gets through in a token that takes ``seconds``."""
         streaming = self.room - self.window + self.read * seconds
         return max(0.0, min(max(self.room, streaming), self.gemv * (seconds - self.idle), self.most))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """ratios: one a rank, None for equal ones. expected: of them. equal: of equal ones, None where they cannot be."""
+    """What was chosen.
+
+    ratios: one per rank; None for equal ones. expected: what they will take. equal: what equal ones would take; None if
+    these do not fit.
+    """
 
     ratios: tuple[float, ...] | None
     expected: Prediction
@@ -51,7 +55,7 @@ class Choice:
 
 
 def deal(abilities: Sequence[Ability], nbytes: int) -> list[float]:
-    """Bytes for each rank, ``nbytes`` in all, so that all are done at the same time, the earliest possible."""
+    """Bytes for each rank, ``nbytes`` in all, such that all ranks finish at the same time, as early as possible."""
     most = [ability.most for ability in abilities]
     if sum(most) <= nbytes:
         return [own * nbytes / max(1, sum(most)) for own in most]
@@ -70,9 +74,9 @@ def _dealt(abilities: Sequence[Ability], seconds: float) -> float:
 
 
 class CheckReport:
-    """What weights_tools needs of the file that tpi_mpi.check --report wrote.
+    """What weights_tools needs from the file that tpi_mpi.check --report wrote.
 
-    Raises UserError, on construction, where it is not one, or of another model or number of ranks.
+    Raises UserError, on construction, if it is no such file, or is for another model or number of ranks.
     """
 
     def __init__(self, path: Path, config: ModelConfig, ranks: int):
@@ -82,11 +86,11 @@ class CheckReport:
         except (KeyError, TypeError, ValueError):
             report.refuse("is not a report of tpi_mpi.check; write one with mpirun ... tpi_mpi.check --report")
         if len(self.machines) != ranks:
-            report.refuse(f"is of {len(self.machines)} ranks, not of {ranks}; give --ranks {len(self.machines)}")
+            report.refuse(f"is for {len(self.machines)} ranks, not for {ranks}; give --ranks {len(self.machines)}")
         if self._sizes != (config.hidden_size, config.num_hidden_layers):
-            report.refuse(f"is of another model ({report.get('model')}); check again with this one")
+            report.refuse(f"is for another model ({report.get('model')}); check again with this one")
         if not all(machine.rates.read for machine in self.machines):
-            report.refuse("has a rank whose disk was not measured; see to its problems and check again")
+            report.refuse("has a rank whose disk was not measured; solve its problems and check again")
 
     def _read(self, report: Mapping) -> None:
         self.allreduce = str(report["allreduce"])
@@ -96,9 +100,9 @@ class CheckReport:
 
 
 def choose(config: ModelConfig, dtypes: Dtypes, machines: Sequence[Machine], work: Work) -> Choice:
-    """The ratios under which a token is expected to take the least, equal ones unless others gain by it.
+    """The ratios with which a token is expected to take the least time; equal ones unless others are clearly faster.
 
-    Raises UserError, naming a rank without room, where no ratios would do.
+    Raises UserError, naming a rank without room, if no ratios that were tried fit.
     """
     equal = shards(config, Partition.of(config, len(machines)), dtypes, work)
     tried, current = [(None, _try(equal, machines, work))], equal
@@ -118,11 +122,11 @@ def choose(config: ModelConfig, dtypes: Dtypes, machines: Sequence[Machine], wor
 
 
 def describe(choice: Choice, report: CheckReport) -> Iterator[str]:
-    """Lines that say what was chosen and what is expected of it."""
+    """Lines that say what was chosen and what to expect of it."""
     shown = ",".join(f"{ratio / max(choice.ratios):.3f}" for ratio in choice.ratios) if choice.ratios else "equal"
     yield f"ratios of {len(report.machines)} ranks: {shown}"
     yield f"expected with --allreduce {report.allreduce}: {_times(choice.expected, report.work)}"
-    equal = _times(choice.equal, report.work) if choice.equal else "some rank has not the memory for its shard"
+    equal = _times(choice.equal, report.work) if choice.equal else "some rank lacks the memory for its shard"
     yield f"with equal ratios: {equal}"
 
 
@@ -139,11 +143,9 @@ def _try(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Pre
 
 
 def _abilities(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> list[Ability]:
-    head = given[0].head / machines[0].rates.vector  # for which all others wait
+    head = given[0].head / machines[0].rates.vector  # seconds for which all others wait
     return [
-        _ability(
-            shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0)
-        )  # all wait for rank 0's head
+        _ability(shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0))
         for rank, (shard, machine) in enumerate(zip(given, machines, strict=True))
     ]
 

@@ -1,4 +1,4 @@
-"""Slabs held against their checksums, and rejoined to be held against the checkpoint that they were split from."""
+"""Slabs compared with their checksums and, rejoined, with the checkpoint that they were split from."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,11 +14,11 @@ from weights_tools.common.progress import bytes_bar
 from weights_tools.splitting.checkpoint import Checkpoint
 
 Shards = Sequence[tuple[tuple[int, int], torch.Tensor]]
-"""Each holding rank's range of a tensor's cut axis, and its shard."""
+"""For each rank that holds a part of a tensor: its range of the axis that was cut, and its shard."""
 
 
 def check_blocks(slabs: Sequence[Slab]) -> None:
-    """Raises TpiError for the first block, or row of the embedding, that differs from its checksum."""
+    """Raises TpiError for the first block or row of the embedding that differs from its checksum."""
     total = sum(slab.nbytes for slab in slabs)
     with bytes_bar(total, "checksums") as bar, ExitStack() as stack:
         for slab in slabs:
@@ -39,7 +39,10 @@ def _check_rows(slab: Slab, matrix: torch.Tensor) -> None:
 
 
 def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> None:
-    """Raises TpiError, naming the tensor, for the first that cannot be put together again bit for bit."""
+    """Raises TpiError, naming the tensor, for the first that does not rejoin bit for bit.
+
+    Raises UserError if the slabs were split from a checkpoint with another config.json.
+    """
     if checkpoint.config != slabs[0].config:
         raise UserError(f"the slabs were not split from {checkpoint.directory}: its config.json differs")
     extents = [extent for slab in slabs for extent in slab.blocks.values()]
@@ -62,14 +65,14 @@ def _open(slab: Slab, stack: ExitStack) -> SlabFile:
 
 @contextmanager
 def _mapped(block: Block, slabs: Sequence[Slab], files: Sequence[SlabFile]) -> Iterator[list[MappedBlock | None]]:
-    """What each rank holds of the block, in memory: None for a rank that holds nothing."""
+    """What each rank holds of the block, mapped and in memory; None for a rank that holds nothing."""
     held = [
         file.map(slab.blocks[block.name]) if block.name in slab.blocks else None
         for slab, file in zip(slabs, files, strict=True)
     ]
     present = [mapped for mapped in held if mapped]
     for mapped in present:
-        mapped.populate()  # else a page that the disk cannot deliver would be a signal, and not an error
+        mapped.populate()  # so that a page that the disk cannot deliver is an error, not a signal
     yield held
     for mapped in present:
         mapped.release()
@@ -89,7 +92,10 @@ def _compare_tensor(spec: TensorSpec, shards: Shards, checkpoint: Checkpoint) ->
 
 
 def differs(spec: TensorSpec, shards: Shards, piece: torch.Tensor, first: int) -> bool:
-    """Whether any rank's shard of the rows from ``first`` on is not bit for bit the piece's, or none covers one."""
+    """Whether any shard differs from the piece, bit for bit, or something is in no shard.
+
+    piece: rows of the checkpoint's tensor, the first of which is the tensor's row ``first``.
+    """
     covered = torch.zeros(spec.shape[spec.axis], dtype=torch.bool)
     for (start, stop), shard in shards:
         covered[start:stop] = True

@@ -1,4 +1,4 @@
-"""One slab being written: blocks in order, tensors in order, bytes in order."""
+"""One slab as it is written: blocks in order, tensors in order, bytes in order."""
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -13,18 +13,18 @@ from tpi_mpi.weights.slab import PAGE, BlockExtent, Slab, TensorExtent
 from tpi_mpi.weights.slab_hdf5 import seal
 from weights_tools.splitting.staged_file import StagedFile
 
-# The buffers of all slabs together, and of each at least and at most.
+# Bytes for the buffers of all slabs together, and for one buffer at least and at most.
 _BUFFERS = 64 * 1024**2
 _LEAST, _MOST = 1024**2, 4 * 1024**2
 
 
 class SlabWriter:
-    """Fills a slab that was laid out, and takes the checksums on the way.
+    """Fills a slab that has been laid out, and computes its checksums.
 
-    For each block :meth:`begin` it, :meth:`append` the pieces of its tensors in their order, and :meth:`end` it.
+    For each block, call :meth:`begin`, then :meth:`append` with the pieces of its tensors in order, then :meth:`end`.
 
     threads: do the writing itself.
-    checksums: of the blocks that are complete, by name.
+    checksums: of the complete blocks, by name.
     """
 
     def __init__(self, slab: Slab, threads: Executor):
@@ -43,7 +43,10 @@ class SlabWriter:
         self._file.seek(self._extent.offset)
 
     def append(self, tensor_name: str, piece: torch.Tensor) -> None:
-        """Writes the next rows of this rank's shard of a tensor, in the tensor's stored dtype."""
+        """Writes the next rows of this rank's shard of a tensor, in the dtype that the slab stores it in.
+
+        Raises UserError if a weight is too large for that dtype.
+        """
         tensor = self._tensors[tensor_name]
         if tensor is not self._tensor:
             self._pad(tensor)
@@ -60,12 +63,12 @@ class SlabWriter:
         largest = torch.finfo(dtype).max
         if torch.finfo(piece.dtype).max > largest and piece.abs().max() > largest:
             raise UserError(
-                f"block {self._extent.name} has a weight of {piece.abs().max():.0f}, and {dtype} ends at "
+                f"block {self._extent.name} has a weight of {piece.abs().max():.0f}, but {dtype} only reaches "
                 f"{largest:.0f}; use --dtype keep, bfloat16 or float32"
             )
 
     def _pad(self, tensor: TensorExtent) -> None:
-        """Goes on to the next tensor: between them lie zeros."""
+        """Proceeds to the next tensor, with zeros in between."""
         end = self._tensor.offset + self._tensor.nbytes if self._tensor else self._extent.offset
         assert self._position == end, f"{self._tensor} is followed by another tensor before it is complete"
         if tensor.offset > end:
@@ -79,13 +82,13 @@ class SlabWriter:
         return data
 
     def end(self) -> None:
-        """The block is complete."""
+        """Completes the block."""
         assert self._position == self._extent.stop, f"{self._extent.name} is not complete"
         self._file.finish()
         self.checksums[self._extent.name] = self._hasher.hexdigest()
 
     def checksum_on_disk(self, name: str) -> str:
-        """The checksum of what the file holds of a block now."""
+        """The checksum of a block as the file holds it now."""
         extent, hasher = self.slab.blocks[name], xxhash.xxh3_64()
         with open(self.slab.path, "rb") as file:
             file.seek(extent.offset)
@@ -96,10 +99,10 @@ class SlabWriter:
         return hasher.hexdigest()
 
     def seal(self, source_digest: str, links: Mapping[str, str]) -> None:
-        """Puts the checksums into the header and everything on the disk. The writer is closed afterwards."""
+        """Writes the checksums into the header and syncs everything to disk. The writer is closed afterwards."""
         rows = np.array(self._row_checksums, dtype=np.uint64) if EMBEDDING in self.slab.blocks else None
         checksums = {name: checksum for name, checksum in self.checksums.items() if name not in links}
-        self._file.sync()  # before HDF5 writes what may lie behind the last block on the same page
+        self._file.sync()  # before HDF5 writes what may follow the last block on the same page
         self.close()
         seal(self.slab, checksums, source_digest, rows)
 

@@ -1,4 +1,4 @@
-"""A file that is written through an aligned buffer."""
+"""A file that is written through aligned buffers."""
 
 import mmap
 from concurrent.futures import Executor, Future, wait
@@ -11,13 +11,13 @@ from weights_tools.common.direct_file import DirectFile
 
 
 class StagedFile:
-    """Writes ranges of an existing file, each in order from a page-aligned offset on.
+    """Writes ranges of an existing file, each sequentially from a page-aligned offset.
 
-    One buffer is filled while the other is written. The last page of a range is filled up with zeros, so the next
-    range must begin on a later one.
+    One buffer is filled while the other is written. The last page of a range is padded with zeros, so the next range
+    must begin on a later page.
 
-    capacity: bytes of each of two buffers, a multiple of the page.
-    threads: do the writing; an error of it is raised by a later call.
+    capacity: bytes of each of the two buffers, a multiple of the page.
+    threads: do the writing; errors in them are raised by a later call.
     """
 
     def __init__(self, path: Path, capacity: int, threads: Executor):
@@ -29,7 +29,7 @@ class StagedFile:
         self._writing: Future = threads.submit(lambda: None)
 
     def seek(self, offset: int) -> None:
-        """Ends a range and begins another."""
+        """Ends the current range and begins another at ``offset``."""
         self.finish()
         assert offset % PAGE == 0, f"offset {offset} is not on a page"
         self._offset = offset
@@ -39,7 +39,7 @@ class StagedFile:
         return self._capacity - PAGE
 
     def append(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
-        """Adds some rows in the given dtype and C order; returns their bytes, valid until the next call."""
+        """Adds rows in the given dtype, in C order; returns their bytes, which are valid until the next call."""
         nbytes = rows.numel() * dtype.itemsize
         assert nbytes <= self.room(), f"{nbytes} bytes do not fit a buffer for {self.room()}"
         if self._filled + nbytes > self._capacity:
@@ -51,7 +51,7 @@ class StagedFile:
         return memoryview(self._buffer)[start : self._filled]
 
     def finish(self) -> None:
-        """Ends a range: has written what is still in the buffer."""
+        """Ends the current range: passes what is still in the buffer to a thread."""
         whole = -(-self._filled // PAGE) * PAGE
         self._buffer[self._filled : whole] = bytes(whole - self._filled)
         self._filled = whole
@@ -65,12 +65,12 @@ class StagedFile:
         self._file.sync()
 
     def close(self) -> None:
-        """Leaves out what is still in the buffer."""
+        """Closes the file; what is still in the buffer is not written."""
         wait([self._writing])
         self._file.close()
 
     def _write(self, count: int) -> None:
-        """Has whole pages written from the buffer's start; what is behind them begins the other buffer."""
+        """Has the first ``count`` bytes, whole pages, written; the rest moves to the start of the other buffer."""
         self._writing.result()
         self._other[: self._filled - count] = self._buffer[count : self._filled]
         self._writing = self._threads.submit(self._write_out, self._buffer, count, self._offset)

@@ -1,4 +1,4 @@
-"""Random tensors of a published shape: as a source that slabs are cut from, or as a checkpoint."""
+"""Random tensors in a published shape: as a source that slabs are cut from, or as a checkpoint."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ from weights_tools.common.target_directory import write_small_files
 from weights_tools.splitting.checkpoint import INDEX, PIECE, SINGLE
 
 _SHARD_BYTES = 1024**3
-# All weights are taken from one random sequence. Its length is a prime, so that no row of a matrix repeats another.
+# All weights come from one random sequence of this length, a prime, so that no row of a matrix repeats another.
 _POOL = 4194301
 
 
 class RandomSource:
-    """Tensors of a config's shapes, the same for the same seed whatever pieces they are read in."""
+    """Tensors in a config's shapes: the same for the same seed, in whatever pieces they are read."""
 
     def __init__(self, name: str, config: ModelConfig, dtype: str, seed: int):
         self.name = name
@@ -60,7 +60,10 @@ class RandomSource:
 
 
 def layer_links(config: ModelConfig, partition: Partition, unique: int | None) -> Mapping[str, str]:
-    """The blocks of the layers from ``unique`` on, each with the block of the same kind that it is a link to."""
+    """The blocks of the layers from ``unique`` on, each with the block of the same kind that it links to.
+
+    Raises UserError if ``unique`` is below 1.
+    """
     if unique is None:
         return {}
     if unique < 1:
@@ -71,7 +74,7 @@ def layer_links(config: ModelConfig, partition: Partition, unique: int | None) -
 
 
 def write_checkpoint(source: RandomSource, target: Path) -> None:
-    """In ordinary Hugging Face layout: shards of about a gigabyte, their index, config.json, a tokenizer."""
+    """Writes a checkpoint in Hugging Face layout: files of about a gigabyte, their index, config.json, a tokenizer."""
     from safetensors.torch import save_file
 
     write_small_files_of(source.config, target)
@@ -82,7 +85,7 @@ def write_checkpoint(source: RandomSource, target: Path) -> None:
         for file, tensors in shards.items():
             temporary = partial_name(target / file)
             save_file({name: source.whole(name) for name in tensors}, temporary, metadata={"format": "pt"})
-            temporary.chmod(0o644)  # safetensors makes it readable by its owner only
+            temporary.chmod(0o644)  # safetensors makes it readable for its owner alone
             publish(target / file)
             bar.update(sum(_nbytes(source, name) for name in tensors))
     if len(shards) > 1:
@@ -91,13 +94,13 @@ def write_checkpoint(source: RandomSource, target: Path) -> None:
 
 
 def _remove_weights(target: Path) -> None:
-    """What an earlier checkpoint left: its index would name files of two checkpoints."""
+    """Removes what an earlier checkpoint left, or the directory would mix files of two checkpoints."""
     for path in [target / INDEX, *target.glob("model*.safetensors")]:
         path.unlink(missing_ok=True)
 
 
 def _shards(source: RandomSource) -> dict[str, list[str]]:
-    """The tensors of each file, by the file's name."""
+    """The names of the tensors in each file, by the file's name."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in source.shapes:
@@ -116,7 +119,7 @@ def _nbytes(source: RandomSource, name: str) -> int:
 
 
 def write_small_files_of(config: ModelConfig, target: Path) -> None:
-    """config.json, and a tokenizer."""
+    """Writes config.json and, if the vocabulary has room for one, a tokenizer."""
     files = {"config.json": (json.dumps(dict(config.keys), indent=2) + "\n").encode()}
     tokenizer = _tokenizer(config)
     if tokenizer is not None:
@@ -125,9 +128,9 @@ def write_small_files_of(config: ModelConfig, target: Path) -> None:
 
 
 def _tokenizer(config: ModelConfig) -> str | None:
-    """A token for each byte, so that any text can be a prompt; ids beyond those decode to nothing.
+    """A tokenizer with a token for each byte, so that any text can be a prompt; all further ids decode to nothing.
 
-    None where the vocabulary is too small for that.
+    None if the vocabulary is too small for that.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 

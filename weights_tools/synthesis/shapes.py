@@ -1,4 +1,4 @@
-"""Published model shapes: the keys of each config.json that bear on size and computation."""
+"""Published model shapes: the keys of each config.json that affect size and computation."""
 
 _LLAMA = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "rms_norm_eps": 1e-5}
 _LLAMA_2 = {**_LLAMA, "vocab_size": 32000, "max_position_embeddings": 4096}

@@ -1,4 +1,4 @@
-"""Threads that wait for a disk in the main thread's stead, which notices when the disk hangs."""
+"""Threads that wait for a disk in place of the main thread, which notices when the disk hangs."""
 
 import time
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from tpi_mpi.weights.patience import Patience
 
-# Between two looks at whether something is done.
+# Seconds between two checks of whether something is done.
 _PAUSE = 2e-3
 
-# Tells whether something that was begun is complete.
+# Returns whether something that was begun is complete.
 Question = Callable[[], bool]
 
 
 class DiskThreads:
-    """Work on one directory's disk, of which something has to be done again and again.
+    """Work on one directory's disk, which has to make some progress all the time.
 
-    pool: the threads. directory: for the message. seconds: in which something has to be done.
+    pool: the threads. directory: for the message. seconds: without any progress after which the disk counts as hung.
     """
 
     def __init__(self, pool: Executor, directory: Path, seconds: float):
@@ -26,12 +26,12 @@ class DiskThreads:
         self.patience = Patience(seconds)
 
     def begin(self, work: Callable[..., None], *arguments) -> Question:
-        """Has a thread do some work. The question raises what that raises, and DiskHung where nothing moves."""
+        """Begins some work on a thread. The question raises what the work raises, and DiskHung if nothing moves."""
         future = self._submit(work, *arguments)
         return lambda: self._is_done(future)
 
     def run(self, work: Callable, *arguments):
-        """The result of some work, which calls ``patience.moved`` as it goes on; raises as :meth:`begin` does."""
+        """Returns the result of work that calls ``patience.moved`` as it progresses; raises what its question would."""
         future = self._submit(work, *arguments)
         while not self._is_done(future):
             time.sleep(_PAUSE)

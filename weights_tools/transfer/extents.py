@@ -12,14 +12,14 @@ from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.slab import Slab
 from tpi_mpi.weights.slab_hdf5 import read_slab
 
-# What is read, sent and written at once.
+# Bytes that are read, sent and written at a time.
 CHUNK = 4 * MIB
 
 HEADER = "header"
 
 
 class Extent(NamedTuple):
-    """The bytes of a file from ``start`` up to ``stop``.
+    """The bytes of a file from ``start`` up to but not including ``stop``.
 
     name: the block's, or HEADER for what HDF5 keeps around the blocks.
     checksum: XXH3 (64 bits, hexadecimal).
@@ -36,7 +36,7 @@ class Extent(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A part of a extent, at most CHUNK bytes."""
+    """A part of an extent, of at most CHUNK bytes."""
 
     extent: Extent
     start: int
@@ -48,9 +48,9 @@ class Chunk(NamedTuple):
 
 
 def extents_of(slab: Slab) -> tuple[Extent, ...]:
-    """The whole file in order. Reads what lies around the blocks; the blocks' checksums are those in the header.
+    """The extents of the whole file, in order. The blocks' checksums are taken from the header; the rest is read.
 
-    Raises TpiError where the disk cannot deliver that.
+    Raises TpiError if the disk cannot deliver it.
     """
     try:
         return tuple(_extents(slab))
@@ -59,7 +59,7 @@ def extents_of(slab: Slab) -> tuple[Extent, ...]:
 
 
 def _extents(slab: Slab) -> Iterator[Extent]:
-    blocks = {block.offset: block for block in reversed(slab.blocks.values())}  # the first of those that share one
+    blocks = {block.offset: block for block in reversed(slab.blocks.values())}  # the first of those at one offset
     end = 0
     with open(slab.path, "rb", buffering=0) as file:
         length = os.fstat(file.fileno()).st_size
@@ -76,7 +76,7 @@ def _between(file, start: int, stop: int) -> Iterator[Extent]:
 
 
 def checksum_of(file, start: int, stop: int, moved: Callable[[], None] = lambda: None) -> str:
-    """The checksum of what a file holds there now. ``moved`` is called for each bit of it that has been read."""
+    """The checksum of these bytes as the file holds them now. ``moved`` is called whenever some have been read."""
     hasher, buffer = xxhash.xxh3_64(), memoryview(bytearray(min(CHUNK, stop - start)))
     file.seek(start)
     while start < stop and (count := file.readinto(buffer[: stop - start])):
@@ -87,7 +87,7 @@ def checksum_of(file, start: int, stop: int, moved: Callable[[], None] = lambda:
 
 
 def is_of(path: Path, extents: Sequence[Extent]) -> bool:
-    """Whether the file's header, which has the checksum of every block, says that it holds these extents."""
+    """Whether the file holds these extents, by its header, which has the checksum of every block."""
     try:
         return extents_of(read_slab(path)) == tuple(extents)
     except (TpiError, OSError):
@@ -95,7 +95,7 @@ def is_of(path: Path, extents: Sequence[Extent]) -> bool:
 
 
 def absent_from(path: Path, extents: Sequence[Extent], moved: Callable[[], None] = lambda: None) -> tuple[Extent, ...]:
-    """Those of the extents that the file does not hold byte for byte. Reads all of it; ``moved`` as above."""
+    """The extents that the file does not hold, byte for byte. Reads all of it; ``moved`` as in :func:`checksum_of`."""
     try:
         with open(path, "rb", buffering=0) as file:
             length = os.fstat(file.fileno()).st_size
@@ -107,15 +107,17 @@ def absent_from(path: Path, extents: Sequence[Extent], moved: Callable[[], None]
 def _holds(file, extent: Extent, moved: Callable[[], None]) -> bool:
     try:
         return checksum_of(file, extent.start, extent.stop, moved) == extent.checksum
-    except OSError:  # what the disk cannot read is not there
+    except OSError:  # what cannot be read is absent
         return False
 
 
 def total(extents: Iterable[Extent]) -> int:
+    """Bytes of all these extents."""
     return sum(extent.nbytes for extent in extents)
 
 
 def chunks_of(extents: Iterable[Extent]) -> list[Chunk]:
+    """The chunks of these extents, in order."""
     return [
         Chunk(extent, start, min(start + CHUNK, extent.stop))
         for extent in extents

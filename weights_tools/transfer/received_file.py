@@ -1,4 +1,4 @@
-"""A rank's slab on its way into its place."""
+"""A rank's slab as it is received."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,22 +13,21 @@ from weights_tools.transfer.extents import Chunk, Extent, absent_from, is_of
 
 
 class ReceivedFile:
-    """A slab that is written under its partial name, and gets its own when every byte of it was verified.
+    """A slab that is written under its partial name, and gets its own name once every byte has been verified.
 
-    Of what an interrupted scatter left, a extent is believed where its bytes have the source's checksum, and
-    nothing else is: no journal can claim what a power failure took back.
+    What an interrupted scatter left is believed extent by extent, if the bytes have the source's checksum, and not
+    otherwise: there is no journal, which could claim what a power failure has undone.
 
     path: where the slab belongs. A file that is there stays until the new one is complete.
-    source: rank 0's file, for messages.
-    extents: what that consists of.
-    missing: those that have to be sent. None are where the slab is in its place, or an interrupted scatter ended
-        just before it was.
-    moved: called whenever the disk has done a bit of what takes long.
-    placed: whether the slab is in its place.
+    source: rank 0's file, for messages. extents: what that consists of.
+    missing: the extents that have to be sent; none if the slab is in place, or an interrupted scatter ended just
+        before it was.
+    moved: called whenever the disk has done a part of something that takes long.
+    placed: whether the slab is in place.
     """
 
     def __init__(self, path: Path, source: str, extents: Sequence[Extent], moved: Callable[[], None] = lambda: None):
-        self.path = path.resolve()  # a link goes on leading to the file
+        self.path = path.resolve()  # a link keeps leading to the file
         self.source = source
         self.extents = tuple(extents)
         self.missing = self.extents
@@ -39,20 +38,20 @@ class ReceivedFile:
 
     @property
     def left_over(self) -> int:
-        """Bytes that an interrupted scatter left."""
+        """Bytes that an interrupted scatter left behind."""
         return self._partial.stat().st_size if self._partial.is_file() else 0
 
     @property
     def lacking(self) -> int:
-        """Bytes of the disk that the file will take in addition to those that it has."""
+        """Bytes of disk space that the file still needs, besides what it takes already."""
         if self._file is None:
             return 0
         return max(0, self.extents[-1].stop - os.stat(self._partial).st_blocks * 512)
 
     def examine(self, verify: bool) -> None:
-        """Finds out what is there already; with ``verify``, a slab in its place is read, and not only its header.
+        """Finds out what is there already. verify: whether a slab in place is read as a whole, not just its header.
 
-        Raises UserError where the file cannot be written.
+        Raises UserError if the file cannot be written.
         """
         try:
             self.placed = is_of(self.path, self.extents)
@@ -71,10 +70,10 @@ class ReceivedFile:
         self._file = DirectFile(self._partial, "scatter again")
 
     def take(self, chunk: Chunk, data: memoryview) -> None:
-        """Writes a chunk of a missing extent; chunks come in their order.
+        """Writes a chunk of a missing extent; chunks must come in order.
 
-        Raises TpiError, before the last chunk of a extent is written, where the whole has not the checksum that
-        the source's header tells.
+        Raises TpiError, before the last chunk of an extent is written, if the extent does not have the checksum that
+        the source's header names.
         """
         if chunk.start == chunk.extent.start:
             self._hasher = xxhash.xxh3_64()
@@ -87,7 +86,7 @@ class ReceivedFile:
         self._file.write(data, chunk.start)
 
     def place(self) -> None:
-        """Gives the slab, all of which has been taken, its name, once it is on the disk."""
+        """Gives the slab its name, once all of it is on the disk; every missing extent must have been taken."""
         if self._file is None:
             return
         self._file.sync()
@@ -96,7 +95,7 @@ class ReceivedFile:
         self.placed = True
 
     def close(self) -> None:
-        """What has been taken stays, for the next time."""
+        """Closes the file; what has been taken stays for the next scatter."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -31,17 +31,17 @@ from weights_tools.transfer.extents import Chunk, Extent, chunks_of, extents_of,
 from weights_tools.transfer.received_file import ReceivedFile
 from weights_tools.transfer.stream import SourceFile, copy, receive, send
 
-# Threads of rank 0 that read; there are as many slabs at once as ranks.
+# Threads of rank 0 that read the slabs of all ranks.
 _READERS = 2
-# What takes a machine longer to read is worth a line.
+# Bytes above which reading what was left is worth a line, because it takes a while.
 _READ_IN_NO_TIME = GIB
 
 
 def scatter(world: World, options: ScatterOptions) -> None:
-    """Brings every rank's slab, and the small files, into the directory ``target`` on its machine.
+    """Brings every rank's slab and the small files into the directory ``target`` on its machine.
 
-    Called by all ranks together. Stops all of them before anything is sent where there are not as many slabs as
-    ranks, or one of them cannot write, or has too little room.
+    Called by all ranks together. Stops all of them, before anything is sent, if there are not as many slabs as ranks,
+    or if any rank cannot write or has too little room.
     """
     with ExitStack() as stack:
         stack.enter_context(world.doing(lambda: "taking its slab" if world.rank else "sending slabs"))
@@ -57,14 +57,14 @@ def scatter(world: World, options: ScatterOptions) -> None:
 
 
 class _Offer(NamedTuple):
-    """What rank 0 has for a rank: the file's path, and what it consists of."""
+    """What rank 0 has for a rank: the path of the slab, and its extents."""
 
     source: str
     extents: tuple[Extent, ...]
 
 
 class _Scattering:
-    """One call of :func:`scatter`. reading: rank 0's slabs. writing: this rank's directory; by one thread, in order."""
+    """One call of :func:`scatter`. reading: rank 0's slabs. writing: to this rank's directory, in order."""
 
     def __init__(self, world: World, options: ScatterOptions, reading: DiskThreads, writing: DiskThreads):
         self.world, self.options, self.reading, self.writing = world, options, reading, writing
@@ -84,10 +84,10 @@ class _Scattering:
         self.give_small_files()
         if world.is_root:
             seconds = time.perf_counter() - began
-            say(f"{world.size} slabs are in their place; {format_size(sent)} sent in {seconds:.1f} s")
+            say(f"{world.size} slabs are in place; {format_size(sent)} sent in {seconds:.1f} s")
 
     def offers(self) -> list[_Offer]:
-        """In rank order, on every rank."""
+        """Rank 0's offers to all ranks, in rank order; known on every rank."""
         offers: list[_Offer] = []
         with self.world.agreed():
             if self.world.is_root:
@@ -102,11 +102,11 @@ class _Scattering:
     def examine(self, file: ReceivedFile) -> None:
         prepare_for_scatter(self.options.target)
         if file.left_over > _READ_IN_NO_TIME:
-            say(f"rank {self.world.rank} on {self.world.host} reads {format_size(file.left_over)} that are there")
+            say(f"rank {self.world.rank} on {self.world.host} reads the {format_size(file.left_over)} it already has")
         file.examine(self.options.verify)
 
     def check_room(self, file: ReceivedFile) -> None:
-        """Stops all ranks where a disk has less room than all ranks that write to it need."""
+        """Stops all ranks if a disk has less room than the ranks that write to it need together."""
         target, world = self.options.target, self.world
         disk = [world.host, os.stat(target).st_dev]
         free, needed = shutil.disk_usage(target).free, file.lacking
@@ -118,21 +118,21 @@ class _Scattering:
                 check_room(target, claims[tuple(disk)], free)
 
     def tell_what_is_there(self, file: ReceivedFile) -> None:
-        """On rank 0: a line about what is not going to be sent."""
+        """On rank 0: says what does not have to be sent."""
         size, missing = total(file.extents), total(file.missing)
         found = self.world.gather([file.placed, size, size - missing])
         if not self.world.is_root:
             return
         placed = sum(placed for placed, _, _ in found)
         if placed:
-            say(f"{placed} of {self.world.size} slabs are in their place already")
+            say(f"{placed} of {self.world.size} slabs are already in place")
         there = sum(there for placed, _, there in found if not placed)
         if there:
             whole = sum(size for placed, size, _ in found if not placed)
-            say(f"an interrupted scatter is resumed: {format_size(there)} of {format_size(whole)} are there")
+            say(f"an interrupted scatter is resumed: {format_size(there)} of {format_size(whole)} has arrived")
 
     def transfer(self, offers: Sequence[_Offer], file: ReceivedFile) -> int:
-        """Sends, to each rank, what it lacks. Returns how many bytes that were, on rank 0."""
+        """Sends each rank what it lacks. Returns, on rank 0, how many bytes that was; 0 elsewhere."""
         lacking, world = set(file.missing), self.world
         wanted = world.gather([index for index, extent in enumerate(file.extents) if extent in lacking])
         if world.is_root:
@@ -141,12 +141,12 @@ class _Scattering:
         try:
             take_turns([receive(world.comm, file, chunks_of(file.missing), self.writing)], world.comm)
         except TpiError:
-            sys.stderr.write("\n")  # rank 0's bar has not ended its line
+            sys.stderr.write("\n")  # end the line of rank 0's bar
             raise
         return 0
 
     def serve(self, offers: Sequence[_Offer], missing: Sequence, file: ReceivedFile) -> int:
-        """Rank 0's part: the missing extents of every rank's slab, those of its own too."""
+        """Rank 0's part: sends the missing extents of every slab, and copies those of its own. Returns their bytes."""
         nbytes = sum(map(total, missing))
         if not nbytes:
             return 0
@@ -164,16 +164,17 @@ class _Scattering:
         return nbytes
 
     def give_small_files(self) -> None:
-        """Gives every rank's directory the small files of rank 0's slabs, and no others; the manifest last."""
+        """Writes the small files of rank 0's slabs, and no others, to every rank's directory; the manifest last."""
         files: dict[str, bytes] = {}
         with self.world.agreed():
             if self.world.is_root:
                 files = self.reading.run(self.read_small_files)
         files = self.broadcast(files)
-        with self.world.agreed():  # some ranks may share a directory
+        with self.world.agreed():  # ranks may share a directory
             self.writing.run(write_small_files, self.options.target, files, f".{self.world.rank}")
 
     def read_small_files(self) -> dict[str, bytes]:
+        """The small files of rank 0's slabs, by name. Raises UserError if one cannot be read."""
         try:
             manifest = (self.options.slabs / MANIFEST).read_bytes()
         except OSError as error:
@@ -189,7 +190,7 @@ class _Scattering:
             content = bytearray(sum(size for _, size in sizes))
         wait([self.world.comm.Ibcast(content, ROOT)])
         if xxhash.xxh3_64_hexdigest(content) != digest:
-            raise TpiError("a message of rank 0 was altered on its way; scatter again, what has arrived stays")
+            raise TpiError("a message from rank 0 was altered on its way; scatter again (what has arrived is kept)")
         received, start = {}, 0
         for name, size in sizes:
             received[name] = bytes(content[start : start + size])
