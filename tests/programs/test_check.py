@@ -77,7 +77,7 @@ FAULTS = [
     "rank 1 on host1: slab {slabs}/rank0001.h5 does not exist; split the checkpoint, or copy this rank's slab here",
     "rank 1 on host1: torch is 2.6.0, rank 0's is ",
     "rank 1 on host1: a memory budget of 300.00 MiB is too small; give at least ",
-    "rank 2 on host2: slab {slabs}/rank0002.h5 has a different partition from rank 0's; copy the slab of the same split",
+    "rank 2 on host2: slab {slabs}/rank0002.h5 has a different partition from rank 0's; copy the one of the same split",
     "rank 2 on host2: a message to rank 0 takes ",
     "rank 3 on host3: slab {slabs}/rank0003.h5 is truncated",
     "rank 3 on host3: its disk reads ",

@@ -16,8 +16,7 @@ _START = b'{"id": '
 class Records:
     """Appends records to a file, in which an interrupted run finds what it has already done. A context manager.
 
-    Raises UserError, on construction, if the file cannot be written, holds anything but records, or is in use by another
-    run.
+    Raises UserError, on construction, if the file cannot be written, holds anything but records, or is in use.
     """
 
     def __init__(self, path: Path):
