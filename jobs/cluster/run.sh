@@ -1,13 +1,13 @@
 #!/bin/sh
-# Runs one model on several machines, one rank on each, each reading its slab from its own machine's disk.
+# Runs one model on several machines, with one rank on each, which reads its slab from its machine's own disk.
 #
 #     jobs/cluster/run.sh HOSTFILE SLABS --prompt "..."
 #
-# Before: on every machine, this project at the same path with everything installed (make demo does both), and ssh
-# from this one to each without a password. On HOSTFILE's first machine, the slabs, for as many ranks as it has lines.
-# Cost: each slab crosses the network once, the first time; then nothing is copied again.
-# Edit: NETWORK, the subnet or interface between the machines, where they have more than one; COPIES, where the slabs
-# go on each machine, if not to the same path as on the first. There they stay until you remove them.
+# Needs, on every machine, this project at the same path with everything installed (make demo does that), and ssh from
+# this machine to each without a password; on the first machine of HOSTFILE, slabs for as many ranks as it has lines.
+# Cost: each slab crosses the network once, the first time; after that nothing is copied again.
+# Edit: NETWORK, the subnet or interface between the machines, if they have more than one; COPIES, where the slabs go
+# on each machine, if not to the same path as on the first. The copies stay until you remove them.
 set -eu
 
 HOSTFILE=$1 SLABS=$(realpath "$2")
@@ -18,8 +18,8 @@ VENV=$(realpath "$(dirname "$0")/../..")/.venv
 PYTHON=${PYTHON:-$VENV/bin/python}
 MPIRUN=${MPIRUN:-$VENV/bin/mpirun}
 
-# One rank a machine, free to run on all of its processors; TCP between machines, over the network that is named.
-# Called by its whole path, mpirun finds its own parts on the others.
+# One rank per machine, free to run on all of its cores; TCP between machines, over NETWORK if that is given.
+# Called by its full path, mpirun finds its own parts on the other machines.
 [ -z "$NETWORK" ] || export OMPI_MCA_btl_tcp_if_include="$NETWORK"
 ranks=$(grep -c '^[^#[:space:]]' "$HOSTFILE")
 launch() {

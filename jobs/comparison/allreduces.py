@@ -1,11 +1,11 @@
-"""Times every allreduce on these machines, beside the lower bound that their links set for the star.
+"""Times every allreduce on these machines, beside the lower bound that their links set for a simple star.
 
     mpirun -np 4 --hostfile hosts python jobs/comparison/allreduces.py --kib 16,32,64
 
-Standard output carries one JSON object a size, with the seconds of one of several sums in a row, the median on the
-slowest rank. The bound is that of a star which receives everything before it sends: two latencies and 2 (size - 1)
-messages on rank 0's link.
-Cost: some seconds. Other algorithms of Open MPI, as number 3, recursive doubling: mpirun
+Standard output carries one JSON object per size, with the seconds of one sum: the median of several in a row, on the
+slowest rank. The lower bound is that of a star which receives everything before it sends: two latencies, and
+2 (size - 1) messages on rank 0's link.
+Cost: some seconds. To time another algorithm of Open MPI, such as number 3, recursive doubling: mpirun
     --mca coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3 ... --only mpi
 """
 
@@ -24,6 +24,7 @@ from tpi_mpi.measurement.probes import allreduce_seconds
 
 
 def measure(world: World, name: str, wire_name: str, kib: int) -> dict[str, float | str]:
+    """Seconds of one sum of ``kib`` KiB and, for ``auto``, which exchange it chose; on all ranks together."""
     width = kib * 256
     allreduce = ALGORITHMS[name](world, wire(wire_name), width, 1)
     seconds = world.broadcast(world.gather(allreduce_seconds(world, allreduce, 1, width)))
@@ -38,9 +39,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Times every allreduce on these machines.")
     names = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--kib", type=lambda text: [int(part) for part in text.split(",")], default=[16, 32, 64])
-    parser.add_argument("--only", type=names, default=list(ALGORITHMS), help="names of allreduces")
+    parser.add_argument("--only", type=names, default=list(ALGORITHMS), help="names of allreduces (default: all)")
     parser.add_argument("--wire", choices=WIRES, default="float32")
-    parser.add_argument("--link", metavar="MS,MBIT/S", help="what the links are known to give (default: measured)")
+    parser.add_argument("--link", metavar="MS,MBIT/S", help="latency and rate of the links (default: measured)")
     return parser.parse_args()
 
 

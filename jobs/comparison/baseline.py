@@ -4,8 +4,8 @@
     python jobs/comparison/baseline.py transformers CHECKPOINT ...
     python jobs/comparison/baseline.py accelerate CHECKPOINT --keep 1GiB ...
 
-llama.cpp on its memory mapping, transformers as it loads by itself, Accelerate with all but --keep of the weights on
-disk. The model's files leave the page cache before. Needs llama-cpp-python, or transformers and accelerate.
+llama.cpp maps the weights, transformers loads them as it does by default, Accelerate leaves all but --keep of them on
+disk. The model's files are dropped from the page cache first. Needs llama-cpp-python, or transformers and accelerate.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Given the new tokens, or the whole prompt: the most likely next token.
+# From the whole prompt, or the token that came last, to the most likely next token.
 Step = Callable[[Sequence[int]], int]
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=json.loads, required=True, help="its token ids")
     parser.add_argument("--new-tokens", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--keep", default="1GiB", help="of Accelerate: weights that stay in memory")
+    parser.add_argument("--keep", default="1GiB", help="weights that Accelerate keeps in memory, as in 1GiB")
     options = parser.parse_args()
 
     drop_from_page_cache(options.model)

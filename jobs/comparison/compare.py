@@ -2,14 +2,14 @@
 
     python jobs/comparison/compare.py CHECKPOINT WORK [--memory 2560] [--ranks 2]
 
-The same weights, prompt and memory in all (page cache included), each from a cold disk. A table at the end; one JSON
-object for each in WORK/results.json.
+All get the same weights, prompt and memory (page cache included), and start from a cold disk. Prints a table at the
+end; WORK/results.json holds one JSON object for each.
 
-Before: root (for memory cgroups), a C++ compiler and cmake (for llama.cpp), and this project installed. A checkpoint
-of 3 billion random parameters: python -m weights_tools.synth CHECKPOINT --like open-llama-3b.
+Needs root (for memory cgroups), a C++ compiler and cmake (for llama.cpp), and this project installed. This makes a
+checkpoint of 3 billion random parameters: python -m weights_tools.synth CHECKPOINT --like open-llama-3b.
 Cost: in WORK, two more copies of the checkpoint and an environment of 2 GB; ten minutes of compiling the first time,
 then some minutes.
-Edit: KEEP, what Accelerate is told to keep in memory: the most that helps it.
+Edit: KEEP, the weights that Accelerate is told to keep in memory: as many as help it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--memory", type=int, default=2560, help="MiB in all")
+    parser.add_argument("--memory", type=int, default=2560, help="MiB in all (default: 2560)")
     parser.add_argument("--ranks", type=int, default=2, help="of this program, which share the memory")
     parser.add_argument("--new-tokens", type=int, default=8)
     options = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def environment(directory: Path) -> Path:
-    """Python with the other programs, in an environment of their own."""
+    """The Python of an environment of their own for the other programs."""
     python, done = directory / "bin/python", directory / "complete"
     if not done.exists():
         venv.create(directory, with_pip=True)

@@ -2,8 +2,8 @@
 
     python jobs/comparison/to_gguf.py CHECKPOINT OUT.gguf
 
-bfloat16 matrices as they are, vectors in float32 as llama.cpp wants them; no tokenizer. Cost: one copy of the
-checkpoint. Needs the packages gguf, safetensors and torch.
+Matrices stay in bfloat16; vectors become float32, as llama.cpp wants them; there is no tokenizer. Cost: one copy of
+the checkpoint. Needs the packages gguf, safetensors and torch.
 """
 
 import json
@@ -56,7 +56,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def tensor(path: Path, name: str, config: dict) -> np.ndarray:
-    """Matrices as the bytes of bfloat16, (rows, 2 * columns); vectors as float32."""
+    """A matrix as the bytes of its bfloat16 numbers (rows, 2 * columns), or a vector as float32."""
     with safe_open(path, "pt") as file:
         weight = file.get_tensor(name)
     if weight.ndim == 1:
@@ -70,7 +70,7 @@ def tensor(path: Path, name: str, config: dict) -> np.ndarray:
 
 
 def interleave(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """llama.cpp rotates neighbouring rows of a head together; transformers, row i with row i + head_dim / 2."""
+    """Reorders a head's rows: llama.cpp rotates neighbours together, transformers row i with row i + head_dim / 2."""
     rows, columns = weight.shape
     return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
 

@@ -4,7 +4,7 @@
 #     jobs/demo/run.sh "What is a slab?"
 #
 # Cost: some seconds, 1.2 GB of memory, 7 MB of disk.
-# Edit: RANKS, up to eight; CHECKPOINT, to run another model in the same way.
+# Edit: RANKS, up to eight; CHECKPOINT, to run another model the same way.
 set -eu
 
 QUESTION=${1:-What is the sliding window?}
@@ -13,11 +13,11 @@ HERE=$(dirname "$0")
 CHECKPOINT=${CHECKPOINT:-$HERE/handbook-3m}
 SLABS=${SLABS:-$HERE/../../build/$(basename "$CHECKPOINT")-$RANKS}
 
-# Open MPI refuses to run as root unless told so.
+# Open MPI refuses to run as root unless told to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 [ -e "$SLABS/manifest.json" ] || python -m weights_tools.split "$CHECKPOINT" "$SLABS" --ranks "$RANKS"
 
-# Ranks may be more than processors, and none is bound to one of them.
+# There may be more ranks than cores, and no rank is bound to a core.
 mpirun -np "$RANKS" --map-by :oversubscribe --bind-to none \
     python -m tpi_mpi.generate "$SLABS" --chat --prompt "$QUESTION"

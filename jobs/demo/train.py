@@ -2,9 +2,9 @@
 
     python jobs/demo/train.py [--out jobs/demo/handbook-3m]
 
-Cost: about ten minutes on two cores. The result is a Llama of six layers whose whole knowledge is the
-handbook's questions and answers. Needs transformers (make test installs it). Seeded: the same machine and
-versions give the same weights.
+Cost: about ten minutes on two cores. The result is a Llama of six layers that knows the handbook's questions and
+answers, and nothing else. Needs transformers (make test installs it). Seeded: the same machine and versions give the
+same weights.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def read_handbook(path: Path) -> list[tuple[list[str], str]]:
-    """The handbook's entries: the ways to ask, and the answer."""
+    """The handbook's entries: the ways to ask a question, and its answer."""
     entries = []
     for section in path.read_text(encoding="utf-8").split("\n## ")[1:]:
         head, answer = section.strip().split("\n\n", 1)
@@ -59,7 +59,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def vary(question: str, chance: random.Random) -> str:
-    """The question as people type it: without the mark, without capitals, a word too many or too few."""
+    """The question as people type it: with no question mark, in lower case, with words in front or one left out."""
     if chance.random() < 0.3:
         question = question.rstrip("?.!")
     if chance.random() < 0.3:
@@ -73,7 +73,7 @@ def vary(question: str, chance: random.Random) -> str:
 
 
 def examples(entries: list, tokenizer: Tokenizer, chance: random.Random) -> Iterator[list[int]]:
-    """Endless conversations; now and then the answer alone, so that plain text continues too."""
+    """Yields conversations without end; now and then an answer alone, so that plain text is continued too."""
     while True:
         order = list(entries)
         chance.shuffle(order)
@@ -86,7 +86,7 @@ def examples(entries: list, tokenizer: Tokenizer, chance: random.Random) -> Iter
 
 
 def batches(stream: Iterator[list[int]], tokenizer: Tokenizer) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Input ids and labels; padding is masked out of the loss, and so are the questions."""
+    """Yields input ids and labels, both (BATCH, T); padding and questions are masked out of the loss."""
     assistant = tokenizer.token_to_id(ASSISTANT)
     while True:
         rows = [next(stream) for _ in range(BATCH)]
@@ -137,7 +137,7 @@ def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
-    """config.json, model.safetensors in bfloat16, tokenizer.json, tokenizer_config.json with the chat template."""
+    """Writes config.json, model.safetensors in bfloat16, tokenizer.json and tokenizer_config.json."""
     model.bfloat16().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
@@ -152,7 +152,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
 
 
 def recall(model: LlamaForCausalLM, tokenizer: Tokenizer, entries: list) -> float:
-    """The share of all questions, as written, whose greedy answer is the handbook's to the letter."""
+    """The fraction of all questions, as written, whose greedy answer is the handbook's to the letter."""
     model.eval()
     asked = [(question, answer) for questions, answer in entries for question in questions]
     right = 0
