@@ -49,7 +49,8 @@ class Manifest:
 
     def save(self, directory: Path) -> None:
         """Writes the manifest into a directory. Raises UserError if that fails."""
-        replace_file(directory / MANIFEST, json.dumps(asdict(self), indent=2) + "\n")
+        values = {key: value for key, value in asdict(self).items() if key != "ignored_keys" or value}
+        replace_file(directory / MANIFEST, json.dumps(values, indent=2) + "\n")
 
     def warnings(self) -> Iterator[str]:
         """What the user should be warned about in every run."""
