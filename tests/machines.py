@@ -1,6 +1,6 @@
 """One machine that pretends to be several, as far as a program that is started on each can see: its name, its disk.
 
-They share processors, memory and network, so MPI connects them by ``lo``.
+They share cores, memory and network, so MPI connects them by ``lo``.
 """
 
 import os

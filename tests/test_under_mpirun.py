@@ -53,18 +53,18 @@ def make_slabs(checkpoint: Checkpoint, target: Path, ranks: int, ratios=None) ->
 
 def sample(slabs: Path) -> list[list[int]]:
     """The sampled continuations of the prompts, without MPI."""
-    texts = []
+    sequences = []
     for prompt in zoo.PROMPTS:
         sampler, ids = Sampler(SamplingOptions(**SAMPLING), prompt), list(prompt)
         with Together(slabs, 1) as together:
             for start in [0, *range(len(prompt), len(prompt) + SAMPLING["max_new_tokens"] - 1)]:
                 ids.append(sampler.choose(together.forward(ids[start:], start)))
-        texts.append(ids[len(prompt) :])
-    return texts
+        sequences.append(ids[len(prompt) :])
+    return sequences
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_the_laws_hold_on_so_many_ranks(ranks, workshop, demo):
+def test_the_laws_hold_on_any_number_of_ranks(ranks, workshop, demo):
     slabs = workshop / "slabs" / str(ranks)
     uneven = [2 * rank + 1 for rank in range(ranks)]
     for name in zoo.CASES:

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of every family, and what transformers says of them: the referee.
 
 Each case exercises something that has gone wrong in real checkpoints: shapes that do not divide, biases, tied
-embeddings, every way of stretching the rotary embedding, windows shorter than the text.
+embeddings, every way of stretching the rotary embedding, windows shorter than the sequence.
 """
 
 import json
@@ -118,12 +118,12 @@ def continuation(model, prompt: list[int], count: int = NEW_TOKENS) -> dict:
         eos_token_id=None,
         pad_token_id=0,
     )
-    scores = torch.cat(output.logits).float().log_softmax(-1)
+    logprobs = torch.cat(output.logits).float().log_softmax(-1)
     token_ids = output.sequences[0, len(prompt) :].tolist()
-    return {"prompt": prompt, "token_ids": token_ids, "scores": scores.tolist()}
+    return {"prompt": prompt, "token_ids": token_ids, "logprobs": logprobs.tolist()}
 
 
 def referee(directory: Path) -> list[dict]:
-    """What :func:`build` wrote: for each ``prompt`` the ``token_ids`` and their ``scores`` (tokens, vocab_size)."""
+    """What :func:`build` wrote: for each ``prompt`` the ``token_ids`` and their ``logprobs`` (tokens, vocab_size)."""
     results = json.loads((directory / "referee.json").read_text())
-    return [{**result, "scores": np.array(result["scores"])} for result in results]
+    return [{**result, "logprobs": np.array(result["logprobs"])} for result in results]

@@ -1,4 +1,4 @@
-"""Laws of how a prompt is dealt to chunks."""
+"""Laws of how a prompt is divided into chunks."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_chunks_are_the_whole_prompt_in_pieces_that_fit(tokens, most, overlap):
     sizes = Chunking(most, overlap).sizes(tokens)
     assert sum(sizes) == tokens
     assert all(1 <= size <= most for size in sizes)
-    assert len(set(sizes[:-1])) <= 1  # requests are built once for a shape
+    assert len(set(sizes[:-1])) <= 1  # so that few requests have to be built
 
 
 def test_a_prompt_worth_it_has_two_chunks_to_overlap():

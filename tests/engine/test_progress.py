@@ -1,4 +1,4 @@
-"""The line under a text that is being written: it shows how far a sweep is, and leaves the text alone."""
+"""The line under the text that is being written: it shows how far a sweep has come, and leaves the text alone."""
 
 import os
 import pty

@@ -6,22 +6,22 @@ import torch
 from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.sampling import Sampler, draw, keep_top_k, keep_top_p, log_probability, penalise
 
-SCORES = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.0])
+LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.0])
 
 
-def kept(scores: torch.Tensor) -> list[int]:
-    return scores.isfinite().nonzero().flatten().tolist()
+def kept(logits: torch.Tensor) -> list[int]:
+    return logits.isfinite().nonzero().flatten().tolist()
 
 
-def drawn(options: SamplingOptions, count: int, scores: torch.Tensor = SCORES) -> list[int]:
+def drawn(options: SamplingOptions, count: int, logits: torch.Tensor = LOGITS) -> list[int]:
     sampler = Sampler(options, [])
-    return [sampler.choose(scores) for _ in range(count)]
+    return [sampler.choose(logits) for _ in range(count)]
 
 
 def test_top_k_keeps_the_highest_and_ties():
-    assert kept(keep_top_k(SCORES, 1)) == [1]
-    assert kept(keep_top_k(SCORES, 2)) == [1, 2, 4]
-    assert kept(keep_top_k(SCORES, 99)) == [0, 1, 2, 3, 4]
+    assert kept(keep_top_k(LOGITS, 1)) == [1]
+    assert kept(keep_top_k(LOGITS, 2)) == [1, 2, 4]
+    assert kept(keep_top_k(LOGITS, 99)) == [0, 1, 2, 3, 4]
 
 
 def test_top_p_keeps_the_fewest_that_reach_it():
@@ -34,31 +34,31 @@ def test_top_p_keeps_the_fewest_that_reach_it():
 def test_top_k_and_top_p_agree_with_transformers(seed):
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-    scores = torch.randn(100, generator=torch.Generator().manual_seed(seed))
-    assert kept(keep_top_k(scores, 7)) == kept(TopKLogitsWarper(7)(None, scores[None])[0])
-    assert kept(keep_top_p(scores, 0.6)) == kept(TopPLogitsWarper(0.6)(None, scores[None])[0])
+    logits = torch.randn(100, generator=torch.Generator().manual_seed(seed))
+    assert kept(keep_top_k(logits, 7)) == kept(TopKLogitsWarper(7)(None, logits[None])[0])
+    assert kept(keep_top_p(logits, 0.6)) == kept(TopPLogitsWarper(0.6)(None, logits[None])[0])
 
 
 def test_the_repetition_penalty_agrees_with_transformers():
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 3]]), SCORES[None].clone())[0]
-    torch.testing.assert_close(penalise(SCORES, [1, 3], 1.3), expected)
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 3]]), LOGITS[None].clone())[0]
+    torch.testing.assert_close(penalise(LOGITS, [1, 3], 1.3), expected)
 
 
-def test_a_penalised_greedy_text_does_not_repeat_itself():
+def test_a_penalised_greedy_sequence_does_not_repeat_itself():
     options = SamplingOptions(repetition_penalty=4.0)
     assert drawn(options, 3) == [1, 2, 4]
 
 
 def test_the_prompt_counts_as_seen():
-    assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(SCORES) == 2
+    assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(LOGITS) == 2
 
 
 def test_a_draw_follows_the_cumulative_probabilities():
-    scores = torch.tensor([0.25, 0.0, 0.5, 0.25]).log()
+    logits = torch.tensor([0.25, 0.0, 0.5, 0.25]).log()
     for uniform, expected in ((0.0, 0), (0.2499, 0), (0.2501, 2), (0.74, 2), (0.76, 3), (0.9999999, 3)):
-        assert draw(scores, uniform) == expected
+        assert draw(logits, uniform) == expected
 
 
 def test_samples_have_the_probabilities_of_the_model():
@@ -79,4 +79,4 @@ def test_a_seed_repeats_its_samples_and_another_does_not():
 
 
 def test_the_log_probability_is_the_models_own():
-    assert log_probability(SCORES, 2) == pytest.approx(float(SCORES.log_softmax(-1)[2]))
+    assert log_probability(LOGITS, 2) == pytest.approx(float(LOGITS.log_softmax(-1)[2]))

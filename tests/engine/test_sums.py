@@ -1,4 +1,4 @@
-"""Sums go on behind what the caller does, and are there when they are asked for."""
+"""Sums proceed in the background, and are complete when they are asked for."""
 
 import threading
 import time

@@ -51,7 +51,7 @@ def variables(slurm, slabs, tmp_path) -> dict[str, str]:
 
 
 def submit(slurm: Slurm, variables: dict[str, str], *arguments: str, nodes: int) -> SlurmJob:
-    """generate.slurm with two ranks, on so many nodes."""
+    """Submits generate.slurm with two ranks, on ``nodes`` nodes."""
     size = [f"--nodes={nodes}", f"--ntasks-per-node={2 // nodes}", "--cpus-per-task=1", f"--mem={1800 // nodes}M"]
     return slurm.submit(*size, *arguments, **variables)
 
@@ -74,8 +74,8 @@ def test_whole_slabs_are_not_split_again(slurm, slabs, demo):
     assert {path.name: path.stat().st_mtime_ns for path in slabs.iterdir()} == before
 
 
-def test_a_job_that_is_put_back_goes_on_where_it_was(slurm, slabs, variables, tmp_path):
-    """By whom runs the cluster; then by itself, as when its time is nearly over."""
+def test_a_job_that_is_put_back_resumes(slurm, slabs, variables, tmp_path):
+    """Put back by the cluster's operator; then by itself, as when its time is nearly up."""
     job = submit(slurm, {**variables, "KEEP": ""}, GENERATE, *ANSWER_TOKENS, nodes=len(slurm.nodes))
     await_that(lambda: len(lines(variables["ANSWERS"])) >= 2, 60, job)
     slurm.call("scontrol", "requeue", job.number)

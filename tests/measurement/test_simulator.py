@@ -12,12 +12,12 @@ def lane(pinned=(), capacity=160, blocks=BLOCKS) -> Lane:
 
 
 def sweep(rates, seconds, sums=0.0) -> Sweep:
-    """Every block takes a rank so many seconds to compute."""
+    """A sweep whose blocks take each rank its own of the ``seconds`` to compute."""
     return Sweep(rates, [dict.fromkeys([*BLOCKS, "head"], each) for each in seconds], sums)
 
 
 def token(lanes, rates, seconds, sums=0.0) -> float:
-    """Of a sweep like those before it."""
+    """What a sweep takes after others of its kind."""
     ends = simulate(lanes, [sweep(rates, seconds, sums)] * 4)
     return ends[-1] - ends[-2]
 

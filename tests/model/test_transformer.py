@@ -27,9 +27,9 @@ def test_every_split_gives_the_tokens_of_transformers(name, checkpoints, tmp_pat
         slabs = slabs_of(checkpoints[name], tmp_path / str(index), ranks, ratios)
         for expected in zoo.referee(checkpoints[name]):
             with Together(slabs, ranks) as together:
-                token_ids, scores = together.greedy(expected["prompt"], zoo.NEW_TOKENS)
+                token_ids, logprobs = together.greedy(expected["prompt"], zoo.NEW_TOKENS)
             assert token_ids == expected["token_ids"], (name, ranks, ratios)
-            np.testing.assert_allclose(scores.numpy(), expected["scores"], atol=1e-3)
+            np.testing.assert_allclose(logprobs.numpy(), expected["logprobs"], atol=1e-3)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -43,13 +43,13 @@ def test_half_precision_is_no_less_exact_than_transformers(name, dtype, ranks, t
     errors = []
     for prompt in zoo.PROMPTS:
         truth = zoo.continuation(exact, prompt)
-        expected = torch.tensor(truth["scores"])
+        expected = torch.tensor(truth["logprobs"])
         ids = prompt + truth["token_ids"][:-1]
         with Together(slabs, ranks) as together, torch.no_grad():
             first = [together.forward(prompt, 0)]
             own = torch.stack(first + [together.forward([ids[at]], at) for at in range(len(prompt), len(ids))])
             other = theirs(torch.tensor([ids])).logits[0, len(prompt) - 1 :].float()
-        errors.append([(scores.log_softmax(-1) - expected).square().mean() for scores in (own, other)])
+        errors.append([(logits.log_softmax(-1) - expected).square().mean() for logits in (own, other)])
     own, other = torch.tensor(errors).mean(0).sqrt().tolist()
     assert own <= other
 

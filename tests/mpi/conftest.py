@@ -67,5 +67,5 @@ def workshop(request) -> Path:
 
 @pytest.fixture(scope="session")
 def slabs(workshop, world) -> Path:
-    """NAME/even and NAME/uneven: slabs for so many ranks."""
+    """NAME/even and NAME/uneven: slabs for as many ranks as there are."""
     return workshop / "slabs" / str(world.size)

@@ -47,13 +47,13 @@ def greedy(*arguments, **options) -> list[list[int]] | None:
 @pytest.mark.parametrize("name", zoo.CASES)
 def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, slabs, name, split):
     sampling = SamplingOptions(max_new_tokens=zoo.NEW_TOKENS)
-    texts = generate(run, slabs / name / split, zoo.PROMPTS, sampling)
-    if texts is None:
+    sequences = generate(run, slabs / name / split, zoo.PROMPTS, sampling)
+    if sequences is None:
         return
-    for tokens, expected in zip(texts, zoo.referee(workshop / "zoo" / name), strict=True):
+    for tokens, expected in zip(sequences, zoo.referee(workshop / "zoo" / name), strict=True):
         ids = [token.id for token in tokens]
         assert ids == expected["token_ids"]
-        logprobs = expected["scores"][np.arange(len(ids)), ids]
+        logprobs = expected["logprobs"][np.arange(len(ids)), ids]
         np.testing.assert_allclose([token.logprob for token in tokens], logprobs, atol=1e-3)
 
 
@@ -66,10 +66,10 @@ def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
         return Plan(frozenset(names[index] for index in pinned), window_size(sizes, pinned, depth), depth)
 
     expected = zoo.referee(workshop / "zoo" / name)
-    prompts = [text["prompt"] for text in expected]
-    texts = greedy(run, slabs / name / "even", prompts, plan=plan)
-    if texts:
-        assert texts == [text["token_ids"] for text in expected]
+    prompts = [result["prompt"] for result in expected]
+    sequences = greedy(run, slabs / name / "even", prompts, plan=plan)
+    if sequences:
+        assert sequences == [result["token_ids"] for result in expected]
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -77,10 +77,10 @@ def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
 def test_no_allreduce_changes_a_token(run, workshop, slabs, allreduce, overlap, monkeypatch):
     monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 7)  # prompts come in several chunks
     expected = zoo.referee(workshop / "zoo" / "demo")
-    prompts = [text["prompt"] for text in expected]
-    texts = greedy(run, slabs / "demo" / "even", prompts, allreduce=allreduce, overlap=overlap)
-    if texts:
-        assert texts == [text["token_ids"] for text in expected]
+    prompts = [result["prompt"] for result in expected]
+    sequences = greedy(run, slabs / "demo" / "even", prompts, allreduce=allreduce, overlap=overlap)
+    if sequences:
+        assert sequences == [result["token_ids"] for result in expected]
 
 
 def test_a_narrower_wire_changes_log_probabilities_and_little_else(run, slabs):
@@ -96,16 +96,16 @@ def test_a_narrower_wire_changes_log_probabilities_and_little_else(run, slabs):
 
 def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop, slabs):
     expected = zoo.referee(workshop / "zoo" / "demo")
-    prompts = [text["prompt"] for text in expected]
+    prompts = [result["prompt"] for result in expected]
     for part in range(9):
 
         def plan(blocks: dict[str, int], part=part) -> Plan:
             least, all_of_them = max(blocks.values()), sum(blocks.values())
             return budget.plan(blocks, least + (all_of_them - least) * part // 8, fixed=0)
 
-        texts = greedy(run, slabs / "demo" / "even", prompts, plan=plan)
-        if texts:
-            assert texts == [text["token_ids"] for text in expected]
+        sequences = greedy(run, slabs / "demo" / "even", prompts, plan=plan)
+        if sequences:
+            assert sequences == [result["token_ids"] for result in expected]
 
 
 def test_a_run_repeats_bit_for_bit(run, slabs):
@@ -119,16 +119,16 @@ def test_a_run_repeats_bit_for_bit(run, slabs):
 def test_a_seed_gives_the_same_samples_on_any_number_of_ranks(run, workshop, slabs):
     expected = json.loads((workshop / "sampled.json").read_text())
     sampling = SamplingOptions(**expected["sampling"])
-    texts = generate(run, slabs / "llama" / "even", zoo.PROMPTS, sampling)
-    if texts:
-        assert [[token.id for token in text] for text in texts] == expected["token_ids"]
+    sequences = generate(run, slabs / "llama" / "even", zoo.PROMPTS, sampling)
+    if sequences:
+        assert [[token.id for token in sequence] for sequence in sequences] == expected["token_ids"]
 
 
-def test_a_long_prompt_in_several_chunks_is_one_text(run, workshop, slabs, monkeypatch):
+def test_a_long_prompt_in_several_chunks_is_one_sequence(run, workshop, slabs, monkeypatch):
     monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 3)
-    texts = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
-    if texts:
-        assert texts == [text["token_ids"] for text in zoo.referee(workshop / "zoo" / "mistral-sliding")]
+    sequences = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
+    if sequences:
+        assert sequences == [result["token_ids"] for result in zoo.referee(workshop / "zoo" / "mistral-sliding")]
 
 
 def test_an_end_of_text_token_ends_it(run, workshop, slabs):

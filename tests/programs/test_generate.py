@@ -159,7 +159,7 @@ def test_an_empty_standard_input_is_a_mistake(ranks, demo_slabs):
 
 
 def test_the_checkpoints_own_settings_count(demo_slabs, tmp_path):
-    """Every eos id of generation_config.json ends a text, and its repetition penalty holds unless another is given."""
+    """Every eos id of generation_config.json ends a sequence; its repetition penalty holds unless another is given."""
     import shutil
 
     slabs = shutil.copytree(demo_slabs(1), tmp_path / "slabs")

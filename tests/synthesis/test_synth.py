@@ -23,7 +23,7 @@ def small_config(checkpoints):
     return str(checkpoints["llama"] / "config.json")
 
 
-# What the published model cards call these models.
+# Billions of parameters, by the published model cards.
 BILLIONS = {
     "tinyllama-1.1b": 1.1,
     "open-llama-3b": 3.43,
