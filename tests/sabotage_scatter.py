@@ -62,8 +62,6 @@ def alter_a_message(calls: int) -> None:
 def sabotage(kind: str, calls: int) -> None:
     if kind == "kill":
         ReceivedFile.take = after(calls, ReceivedFile.take, kill)
-    elif kind == "kill-before-placing":
-        ReceivedFile.place = after(calls, ReceivedFile.place, kill)
     elif kind == "hang-reading":
         SourceFile.read = after(calls, SourceFile.read, hang)
     elif kind == "hang-writing":

@@ -132,7 +132,12 @@ DOORS = {
     "tokenizers": {"tpi_mpi.tokenizer.tokenizer", "weights_tools.synthesis.random_source"},
     "jinja2": {"tpi_mpi.tokenizer.chat_template"},
     "matplotlib": {"tpi_mpi.measurement.figures"},
-    "argparse": {"tpi_mpi.cli.arguments", "weights_tools.split", "weights_tools.synth"},
+    "argparse": {
+        "tpi_mpi.cli.arguments",
+        "weights_tools.common.partition_arguments",
+        "weights_tools.split",
+        "weights_tools.synth",
+    },
     "pickle": set(),
 }
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
-from tpi_mpi.measurement.disk_probe import steady_rate
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.preflight.diagnosis import notes, problems
 from tpi_mpi.weights.slab_directory import slab_path
@@ -77,7 +76,7 @@ FAULTS = [
     "rank 1 on host1: slab {slabs}/rank0001.h5 does not exist; split the checkpoint, or copy this rank's slab here",
     "rank 1 on host1: torch is 2.6.0, rank 0's is ",
     "rank 1 on host1: a memory budget of 300.00 MiB is too small; give at least ",
-    "rank 2 on host2: slab {slabs}/rank0002.h5 has a different partition from rank 0's; copy the one of the same split",
+    "rank 2 on host2: slab {slabs}/rank0002.h5 has a different partition from rank 0's; copy the slab of the same ",
     "rank 2 on host2: a message to rank 0 takes ",
     "rank 3 on host3: slab {slabs}/rank0003.h5 is truncated",
     "rank 3 on host3: its disk reads ",
@@ -177,10 +176,3 @@ def test_what_only_costs_time_is_noted():
     assert shared.startswith("ranks 0, 1 are all on host0")
     assert confined.startswith("mpirun binds rank 1 on host0")
     assert notes([rank(number, host="one") for number in range(3)]) == []
-
-
-def test_a_burst_does_not_count():
-    steady = [(0.1 * tick, 10) for tick in range(1, 11)]
-    assert steady_rate(0.0, steady) == pytest.approx(100)
-    assert steady_rate(0.0, [(0.01, 90), *steady]) == pytest.approx(100)
-    assert steady_rate(0.0, [(2.0, 50)]) == 25

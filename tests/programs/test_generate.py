@@ -215,6 +215,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, demo_slabs):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
+        ({"prompt_token_ids": [5, -3]}, "prompt 2: token id -3 is negative"),
         ({"prompt_token_ids": [5, 1024]}, "prompt 2: token id 1024 is not below the model's vocab_size 1024"),
         (
             {"id": "long", "prompt": "a", "max_new_tokens": 512},

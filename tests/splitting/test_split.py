@@ -318,7 +318,7 @@ def test_a_checkpoint_that_cannot_be_split_is_refused_by_name(fault, checkpoints
         ("--ranks 9", "9 ranks are more than the model's 8 query heads; use --ranks 8 or fewer"),
         ("--ranks 0", "--ranks is 0; at least 1"),
         ("--ranks 2 --ratios 1,2,3", "3 ratios for 2 ranks"),
-        ("--ranks 2 --ratios 1,x", "--ratios"),
+        ("--ranks 2 --ratios 1,x", "--ratios: '1,x' is not a list of numbers, as 2,1,1 is"),
         ("--ranks 2 --dtype int8", "--dtype int8 is not supported yet; use one of keep, float32, bfloat16, float16"),
         ("--ranks 2 --dtype int4", "--dtype int4 is not supported yet"),
         ("--ranks 2 --dtype int2", "invalid choice: 'int2'"),

@@ -45,7 +45,8 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
             check_outputs(options.machine)
         prompt, tokens = _requests(options, slab)
         engine = Engine(world, cores, slab, options.machine, max(prompt.length, tokens.length))
-    reads = [slab_rate(world, slab)]
+    silence = options.deadline.silence
+    reads = [slab_rate(world, slab, silence)]
     drop_from_cache(slab.path)
     latencies, decoded = Latencies(), Latencies()
     with engine:
@@ -56,7 +57,7 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         usage = engine.usage()
         traces = world.gather(rank_trace(usage, engine.trace))
         allreduce = _allreduce_seconds(engine, options)
-    reads.append(slab_rate(world, slab))
+    reads.append(slab_rate(world, slab, silence))
     own = _rank_report(slab, before, usage, tokens.sampling.max_new_tokens)
     rates = probes.measured_rates(world, slab, mean(reads), engine.chunking.most)
     ranks = world.gather(own | {"rates": own["rates"] | asdict(rates)})

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -15,7 +15,9 @@ from pathlib import Path
 
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.threads import threads
 from tpi_mpi.common.units import MIB, format_size
+from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import PAGE, Slab
 
 # How long each way to read is tried.
@@ -33,14 +35,15 @@ _SCRATCH_PIECE = 4 * MIB
 class Readable:
     """A file open for direct reads, and the ranges to read from it: (start, stop) in bytes, whole pages."""
 
+    path: Path
     descriptor: int
     ranges: Sequence[tuple[int, int]]
 
 
-def slab_rate(world: World, slab: Slab) -> float:
+def slab_rate(world: World, slab: Slab, patience: float) -> float:
     """Bytes per second at which a plain reader reads this rank's slab; see :func:`read_rate`."""
     with slab_file(slab) as readable:
-        return read_rate(world, readable)
+        return read_rate(world, readable, patience)
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def slab_file(slab: Slab) -> Iterator[Readable]:
     descriptor = _open(slab.path)
     try:
         ends = {extent.offset: extent.offset + -(-extent.nbytes // PAGE) * PAGE for extent in slab.sweep.values()}
-        yield Readable(descriptor, list(ends.items()))
+        yield Readable(slab.path, descriptor, list(ends.items()))
     finally:
         os.close(descriptor)
 
@@ -67,7 +70,7 @@ def scratch_file(directory: Path) -> Iterator[Readable]:
     except OSError as error:
         raise UserError(f"no scratch file can be written to {place} ({error}); the disk is not measured") from None
     try:
-        yield Readable(descriptor, [(0, nbytes)])
+        yield Readable(place, descriptor, [(0, nbytes)])
     finally:
         os.close(descriptor)
 
@@ -85,18 +88,20 @@ def _write_scratch(place: Path) -> tuple[int, int]:
         return _open(Path(file.name)), nbytes
 
 
-def read_rate(world: World, readable: Readable | None) -> float | None:
+def read_rate(world: World, readable: Readable | None, patience: float) -> float | None:
     """Bytes per second at which a plain reader reads this rank's file: the fastest of several ways.
 
     Called by all ranks together, which read at the same time; a rank without a file waits for the others, and returns
     None. Reads go directly into huge pages that were touched beforehand, so that neither the page cache nor page
     faults cost anything; on filesystems without direct reads, they go through the page cache.
+
+    patience: seconds after which a disk that delivers nothing is an error. Raises DiskHung then.
     """
     rates = []
-    for index, (piece, threads) in enumerate(_READERS):
+    for index, (piece, readers) in enumerate(_READERS):
         world.barrier()
         if readable:
-            rates.append(_read(readable, piece, threads, index / len(_READERS)))
+            rates.append(_read(readable, piece, readers, index / len(_READERS), Patience(patience)))
     return max(rates, default=None)
 
 
@@ -109,29 +114,32 @@ def drop_from_cache(path: Path) -> None:
     os.close(descriptor)
 
 
-def _read(readable: Readable, piece: int, threads: int, start: float) -> float:
+def _read(readable: Readable, piece: int, readers: int, start: float, patience: Patience) -> float:
     """Bytes per second, reading range after range in pieces, on threads that do not wait for each other.
 
     piece: bytes per read. start: where to begin, as a fraction of all pieces: a different place for each try, so that
     no cache outside this machine (a host's, a controller's) makes the later ones faster.
     """
     pieces = [(at, min(at + piece, end)) for begin, end in readable.ranges for at in range(begin, end, piece)]
-    buffers, turns = [_huge_buffer(piece) for _ in range(threads)], count(int(start * len(pieces)))
+    buffers, turns = [_huge_buffer(piece) for _ in range(readers)], count(int(start * len(pieces)))
     deadline = time.perf_counter() + _SECONDS
 
     def work(buffer: mmap.mmap) -> list[tuple[float, int]]:
         arrived = []
         with memoryview(buffer) as view:
-            while time.perf_counter() < deadline:
+            while not arrived or time.perf_counter() < deadline:
                 first, last = pieces[next(turns) % len(pieces)]
                 nbytes = os.preadv(readable.descriptor, [view[: last - first]], first)
                 arrived.append((time.perf_counter(), nbytes))
+                patience.moved()
         return arrived
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
-        arrived = sorted(chain(*pool.map(work, buffers)))
-    return steady_rate(began, arrived)
+    with threads(readers, "read") as pool:
+        reading = [pool.submit(work, buffer) for buffer in buffers]
+        while wait(reading, patience.interval).not_done:
+            patience.check(str(readable.path))
+    return steady_rate(began, sorted(chain(*(future.result() for future in reading))))
 
 
 def steady_rate(began: float, arrived: Sequence[tuple[float, int]]) -> float:

@@ -139,8 +139,11 @@ class Batch:
         """Fills in what the user left open. Raises UserError if the sequence does not fit into the context."""
         if not ids:
             raise UserError("the prompt is empty; at least one token is needed")
-        if not all(0 <= item < self._config.vocab_size for item in ids):
-            raise UserError(f"token id {max(ids)} is not below the model's vocab_size {self._config.vocab_size}")
+        vocabulary = range(self._config.vocab_size)
+        unknown = next((item for item in ids if item not in vocabulary), None)
+        if unknown is not None:
+            what = "negative" if unknown < 0 else f"not below the model's vocab_size {len(vocabulary)}"
+            raise UserError(f"token id {unknown} is {what}")
         context = self._config.context_length
         room = context - len(ids)
         if room < 1:

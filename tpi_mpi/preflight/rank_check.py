@@ -115,7 +115,7 @@ class RankCheck:
 
     def _rates(self) -> dict[str, float | None]:
         with self._readable() as readable:
-            read = read_rate(self.world, readable)
+            read = read_rate(self.world, readable, self.options.deadline.silence)
         rows = self.chunking.sizes(self.options.prompt_tokens)[0]
         return asdict(probes.measured_rates(self.world, self.slab, read, rows))
 

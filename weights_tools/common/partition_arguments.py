@@ -1,5 +1,7 @@
 """The options for how a model is divided among ranks, for every program that writes slabs."""
 
+from argparse import ArgumentTypeError
+
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.common.errors import UserError
 
@@ -20,4 +22,7 @@ def check_ranks(ranks: int) -> None:
 
 
 def _ratios(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not a list of numbers, as 2,1,1 is") from None
