@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import REPOSITORY, environment, run_module
@@ -178,13 +179,42 @@ def run_prompts(slabs, *prompts) -> str:
     return generate(slabs, "--chat", "--prompts", "-", "--max-new-tokens", 60, input=lines, check=True).stdout
 
 
-def test_help_needs_neither_torch_nor_mpi(tmp_path):
-    command = [sys.executable, "-X", "importtime", "-m", "tpi_mpi.generate", "--help"]
-    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, env=environment())
-    assert "usage: mpirun -np N python -m tpi_mpi.generate SLABS" in finished.stdout
-    assert not {"torch", "mpi4py", "numpy", "h5py"} & {
-        line.split("|")[-1].strip() for line in finished.stderr.splitlines()
-    }
+def imported(module: str, *arguments) -> tuple[int, str, set[str]]:
+    """The status of a program, its output, and what it imported."""
+    command = [sys.executable, "-X", "importtime", "-m", module, *arguments]
+    finished = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment())
+    names = {line.split("|")[-1].strip() for line in finished.stderr.splitlines()}
+    return finished.returncode, finished.stdout + finished.stderr, names
+
+
+RANKS_PROGRAMS = ["tpi_mpi.generate", "tpi_mpi.bench", "tpi_mpi.check", "weights_tools.scatter"]
+PROGRAMS = [*RANKS_PROGRAMS, "tpi_mpi.plot"]
+PROGRAMS += [f"weights_tools.{name}" for name in ("split", "verify", "inspect", "synth")]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_and_mistakes_need_neither_torch_nor_mpi(program):
+    status, said, names = imported(program, "--help")
+    assert status == 0
+    assert "usage: " in said
+    assert not {"torch", "mpi4py"} & names
+    status, said, names = imported(program, "--no-such-option")
+    assert status == 2
+    assert "tpi_mpi: " in said
+    assert not {"torch", "mpi4py"} & names
+
+
+def test_a_mistake_on_the_command_line_is_said_once_by_rank_0():
+    began = time.monotonic()
+    finished = generate("slabs", "--prompt", "a", "--timeout", "nan", ranks=4)
+    assert time.monotonic() - began < 4  # the others do not wait their turn
+    assert finished.returncode == 2
+    assert finished.stderr.count("tpi_mpi: --timeout is nan; at least 1 is needed") == 1
+
+
+@pytest.mark.parametrize("program", RANKS_PROGRAMS)
+def test_help_of_what_runs_on_ranks_loads_no_large_library(program):
+    assert not {"numpy", "h5py"} & imported(program, "--help")[2]
 
 
 MISTAKES = [

@@ -11,7 +11,10 @@ from pathlib import Path
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import ROOT, World, launched_rank, start_mpi
-from tpi_mpi.common.errors import TpiError, say
+from tpi_mpi.common.errors import TpiError, UserError, say
+
+# Seconds within which rank 0 is expected to have ended the job for a mistake on the command line.
+_ROOT_FIRST = 5.0
 
 
 def run_alone(program: Callable[[], None]) -> int:
@@ -47,12 +50,25 @@ def run_ranks(arguments: Sequence[str] | None, parser: Callable[[], Parser], par
         if launched_rank() == ROOT:
             parser().print_help()
         return 0
-    with start_mpi() as world:
-        with world.agreed():
-            options = parse(arguments)
-        with world.watched(options.deadline):
-            run(world, options, began)
+    try:
+        options = parse(arguments)
+    except UserError as error:
+        return _mistake(error)
+    with start_mpi() as world, world.watched(options.deadline):
+        run(world, options, began)
     return 0
+
+
+def _mistake(error: UserError) -> int:
+    """Says on rank 0 what is wrong with the command line, which all ranks have read, before MPI is started.
+
+    By its exit, rank 0 ends the job. The others let it go first, or its line might never come out; they speak only
+    where rank 0 was given another command line, or the launcher lets them be.
+    """
+    if launched_rank() != ROOT:
+        time.sleep(_ROOT_FIRST)
+    say(str(error))
+    return error.status
 
 
 def run_ranks_on_slabs(
