@@ -31,10 +31,10 @@ def plot(arguments: Sequence[str] | None = None) -> None:
     content = JsonObject.load(options.source)
     check_writable(options.out)
     try:
-        from tpi_mpi.measurement import figures as pictures
+        from tpi_mpi.measurement import figures
     except ImportError:
         raise UserError("matplotlib is not installed; pip install matplotlib to draw") from None
-    pictures.save(pictures.draw(content, options.sweep), options.out)
+    figures.save(figures.draw(content, options.sweep), options.out)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,11 @@ Reads the slabs' headers only.
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.cli.program import run_alone
-from tpi_mpi.common.units import format_size
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import Manifest, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
 
 
 def inspect_parser() -> Parser:
@@ -26,68 +21,11 @@ def inspect_parser() -> Parser:
     return parser
 
 
-def describe(directory: Path) -> dict:
-    """Everything that is shown, fit for JSON. Slabs that are not on this machine are left out.
-
-    Raises UserError if there are none, or one is damaged.
-    """
-    manifest = Manifest.load(directory)
-    paths = [slab_path(directory, rank) for rank in range(manifest.ranks)]
-    slabs = [read_slab(path) for path in paths if path.exists()] or [read_slab(paths[0])]
-    config = slabs[0].config
-    return {
-        "model": manifest.model,
-        "model_type": config.model_type,
-        "dtype": manifest.dtype,
-        "source_digest": manifest.source_digest,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "vocab_size": config.vocab_size,
-        "world_size": manifest.ranks,
-        "ranks": [_rank(slab) for slab in slabs],
-    }
-
-
-def _rank(slab: Slab) -> dict:
-    partition = slab.partition
-    return {
-        "rank": slab.rank,
-        "heads": partition.heads[slab.rank],
-        "kv_heads": partition.kv_heads(slab.rank),
-        "columns": partition.columns[slab.rank],
-        "bytes": slab.nbytes,
-        "blocks": {name: extent.nbytes for name, extent in slab.blocks.items()},
-    }
-
-
-def table(what: dict) -> str:
-    """The description as a table that people read."""
-    lines = [
-        f"{what['model']}: {what['model_type']}, {what['layers']} layers, hidden size {what['hidden_size']}, "
-        f"vocabulary {what['vocab_size']}, {what['dtype']}, digest {what['source_digest'][:16]}",
-        f"{'rank':>4}  {'heads':>9}  {'kv heads':>9}  {'columns':>13}  {'bytes':>12}  blocks",
-    ]
-    for rank in what["ranks"]:
-        heads, kv_heads, columns = (f"{a}-{b - 1}" for a, b in (rank["heads"], rank["kv_heads"], rank["columns"]))
-        lines.append(
-            f"{rank['rank']:>4}  {heads:>9}  {kv_heads:>9}  {columns:>13}  {format_size(rank['bytes']):>12}  "
-            + _blocks(rank["blocks"])
-        )
-    return "\n".join(lines)
-
-
-def _blocks(blocks: dict[str, int]) -> str:
-    """How many blocks of each kind and size: ``22 attention of 5.00 MiB, ...``."""
-    kinds = Counter((_kind(name), format_size(size)) for name, size in blocks.items())
-    return ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
-
-
-def _kind(name: str) -> str:
-    return name.split(".")[-1] if name.startswith("layers.") else name.split(".")[0]
-
-
 def inspect(arguments: Sequence[str] | None = None) -> None:
     options = inspect_parser().parse_args(arguments)
+
+    from weights_tools.splitting.description import describe, table  # with h5py, which help need not wait for
+
     what = describe(options.slabs)
     print(json.dumps(what, indent=2) if options.json else table(what), flush=True)
 

@@ -11,7 +11,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.arguments import Parser, add_ignore_key
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError, say
 from weights_tools.common.partition_arguments import DTYPES, add_partition_arguments, check_ranks
@@ -29,8 +29,7 @@ def split_parser() -> Parser:
     add("--ratios-from", metavar="CHECK.json", type=Path, help=ratios)
     dtypes = ("keep", *DTYPES, *LATER_DTYPES)
     add("--dtype", default="keep", choices=dtypes, help="of the weights (default: as they are)")
-    ignored = "a key of config.json that is not understood but changes nothing; may be given several times"
-    add("--ignore-key", metavar="KEY", action="append", default=[], help=ignored)
+    add_ignore_key(parser)
     add("--force", action="store_true", help="replace slabs that are already in SLABS")
     return parser
 
@@ -40,7 +39,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     _check(options)
 
     from tpi_mpi.model.partition import Partition
-    from weights_tools.common.target_directory import prepare_for_split, read_small_files, write_small_files
+    from weights_tools.common.target_directory import prepare_for_slabs, read_small_files, write_small_files
     from weights_tools.splitting.checkpoint import Checkpoint
     from weights_tools.splitting.cut import cut
 
@@ -48,7 +47,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     ratios = _chosen_ratios(checkpoint, options) if options.ratios_from else options.ratios
     partition = Partition.of(checkpoint.config, options.ranks, ratios)
     small_files = read_small_files(checkpoint.directory)
-    prepare_for_split(options.slabs, options.force)
+    prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)
     if not {"tokenizer.json", "tokenizer.model"} & set(small_files):
         say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")

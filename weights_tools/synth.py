@@ -48,18 +48,18 @@ def synth(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--unique-layers and --ratios are for slabs; give --ranks N too")
 
     from tpi_mpi.model.partition import Partition
-    from weights_tools.common.target_directory import prepare_for_split
+    from weights_tools.common.target_directory import prepare_for_checkpoint, prepare_for_slabs
     from weights_tools.splitting.cut import cut
     from weights_tools.synthesis.random_source import RandomSource, layer_links, write_checkpoint, write_small_files_of
 
     source = RandomSource(options.like or options.config.resolve().parent.name, config, options.dtype, options.seed)
     if options.ranks is None:
-        prepare_for_split(options.out, options.force)
+        prepare_for_checkpoint(options.out, options.force)
         write_checkpoint(source, options.out)
     else:
         partition = Partition.of(config, options.ranks, options.ratios)
         links = layer_links(config, partition, options.unique_layers)
-        prepare_for_split(options.out, options.force)
+        prepare_for_slabs(options.out, options.force)
         write_small_files_of(config, options.out)
         cut(source, options.out, partition, links=links)
 

@@ -1,5 +1,6 @@
 """A heartbeat that fails does not fail silently."""
 
+import errno
 import threading
 
 import pytest
@@ -61,3 +62,13 @@ def test_a_peer_that_stays_silent_ends_the_job(ended, capfd):
     with Heartbeat(comm, ["first", "second"], Deadline(0.4), lambda: "computing"):
         assert comm.aborted.wait(timeout=10)
     assert "rank 0 on first has given no sign of life for 0 s" in capfd.readouterr().err
+
+
+def test_a_machine_without_memory_for_another_process_still_ends_the_job(monkeypatch, capfd):
+    def no_memory(seconds: float) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(heartbeat, "kill_after", no_memory)
+    comm = Comm()
+    with Heartbeat(comm, ["a", "b"], Deadline(0.4), lambda: "computing"):
+        assert comm.aborted.wait(timeout=10)

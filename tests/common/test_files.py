@@ -46,12 +46,6 @@ def test_a_device_is_written_to_and_stays(tmp_path):
     os.close(reader)
 
 
-def test_copies_are_complete(tmp_path):
-    (tmp_path / "source").write_bytes(bytes(range(256)) * 1000)
-    files.copy_file(tmp_path / "source", tmp_path / "target")
-    assert (tmp_path / "target").read_bytes() == (tmp_path / "source").read_bytes()
-
-
 @pytest.mark.parametrize("name", ["missing/report.json", "."])
 def test_a_path_that_cannot_be_written_is_known_beforehand(tmp_path, name):
     files.check_writable(tmp_path / "report.json")

@@ -126,6 +126,16 @@ def test_the_users_mistakes_are_named(arguments, words):
     assert words in finished.stderr
 
 
+def test_a_key_may_be_ignored_before_the_split_too(demo, tmp_path):
+    checkpoint = shutil.copytree(demo, tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "tuned_by": "me"}))
+    refused = check("none", checkpoint, "--memory", "2GiB", ranks=1)
+    assert (refused.returncode, "--ignore-key tuned_by" in refused.stderr) == (2, True)
+    finished = check("none", checkpoint, "--memory", "2GiB", "--ignore-key", "tuned_by", ranks=1)
+    assert finished.returncode == 0, finished.stderr
+
+
 def rank(number: int, **changes) -> dict:
     """One rank's report, as far as findings look at it."""
     return {

@@ -139,7 +139,7 @@ def test_trouble_on_one_rank_ends_all(kind, rank, line, slabs, prompts):
     [
         ("freeze", 1, "rank 1 on {host} has given no sign of life for 2 s; when last heard from, it was "),
         ("freeze", 0, "rank 0 on {host} has given no sign of life for 2 s; when last heard from, it was "),
-        ("hang", 2, "of slab {slabs}/rank0002.h5 for 2 s; check that it still works"),
+        ("hang", 2, "of slab {slabs}/rank0002.h5 has moved to or from the disk for 2 s; check that it still works"),
     ],
 )
 def test_what_never_comes_ends_all_in_time(kind, rank, line, slabs, prompts):

@@ -16,8 +16,8 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import planned_slab
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
-from weights_tools.inspect import describe
 from weights_tools.split import split
+from weights_tools.splitting.description import describe
 from weights_tools.splitting.ratios import Ability, choose, deal
 from weights_tools.synthesis.shapes import SHAPES
 

@@ -229,6 +229,15 @@ def test_force_leaves_nothing_of_the_model_that_was_there(demo, checkpoints, tmp
     assert small_files_of(tmp_path / "slabs") == small_files_of(demo)
 
 
+def test_force_does_not_spoil_a_checkpoint(demo, checkpoints, tmp_path):
+    other = checkpoints.fresh("llama", tmp_path / "other")
+    give_small_files(other)
+    before = small_files_of(other)
+    with pytest.raises(UserError, match="holds a checkpoint, whose small files would be replaced"):
+        split([str(demo), str(other), "--ranks", "2", "--force"])
+    assert small_files_of(other) == before
+
+
 def test_a_split_after_an_interrupted_one_of_another_model_has_its_own_small_files(
     demo, checkpoints, tmp_path, monkeypatch
 ):

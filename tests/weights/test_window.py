@@ -11,7 +11,7 @@ import h5py
 import pytest
 import torch
 
-from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.errors import DiskHung, TpiError
 from tpi_mpi.common.memory import resident
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights import pages
@@ -304,3 +304,14 @@ def test_an_embedding_whose_file_became_shorter_is_an_error_and_no_crash(spoilt)
         os.truncate(spoilt.path, spoilt.blocks[EMBEDDING].offset)
         with pytest.raises(TpiError, match=r"row 7 of the embedding .* the file ends too early"):
             embedding([7])
+
+
+def test_a_disk_that_hangs_at_an_embedding_row_is_an_error_in_time(slab, monkeypatch):
+    woken, began = threading.Event(), time.monotonic()
+    monkeypatch.setattr(os, "pread", lambda *where: woken.wait(timeout=60) and b"")
+    with pytest.raises(DiskHung, match=r"no data of the embedding in slab .* has moved"):
+        with Embedding(slab, patience=1.0) as embedding:
+            embedding([3])
+    assert time.monotonic() - began < 5
+    woken.set()
+    wait_for(lambda: not any(thread.name.startswith("embedding") for thread in threading.enumerate()))

@@ -9,6 +9,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import (
     ALLREDUCES,
     DEFAULT_NEW_TOKENS,
+    DEFAULT_TIMEOUT,
     MACHINE_KEYS,
     SAMPLING_KEYS,
     WIRES,
@@ -96,8 +97,8 @@ def bench_parser() -> Parser:
 def parse_check(arguments: Sequence[str] | None) -> CheckOptions:
     """Parses the command line of tpi_mpi.check. Raises UserError if it makes no sense."""
     given = vars(check_parser().parse_args(arguments))
-    machine = _machine_options(given)
-    return CheckOptions(machine=machine, **given)
+    machine, ignored = _machine_options(given), tuple(given.pop("ignore_key"))
+    return CheckOptions(machine=machine, ignored_keys=ignored, **given)
 
 
 def check_parser() -> Parser:
@@ -112,6 +113,7 @@ def check_parser() -> Parser:
     new = f"new tokens to have room for (default: {DEFAULT_NEW_TOKENS})"
     add("--new-tokens", metavar="K", type=int, default=DEFAULT_NEW_TOKENS, help=new)
     _add_run(parser)
+    add_ignore_key(parser)
     add("--report", metavar="FILE.json", type=Path, help="write what was found, for weights_tools.split --ratios-from")
     return parser
 
@@ -128,13 +130,19 @@ def _add_sampling(group) -> None:
     add("--stop", metavar="TEXT", action="append", help="end before this text appears; may be given several times")
 
 
+def add_ignore_key(parser: Parser) -> None:
+    """Adds the option of every program that reads a checkpoint's config.json."""
+    ignored = "a key of config.json that is not understood but changes nothing; may be given several times"
+    parser.add_argument("--ignore-key", metavar="KEY", action="append", default=[], help=ignored)
+
+
 def add_timeout(group) -> None:
     """Adds the option that every program of several ranks has."""
     group.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=float,
-        default=60.0,
+        default=DEFAULT_TIMEOUT,
         help="end the job everywhere within this time if a machine is lost or a disk hangs (default: 60)",
     )
 

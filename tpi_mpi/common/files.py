@@ -1,7 +1,6 @@
 """Atomic file replacement, so that a file is either as it was or complete: written aside, synced, renamed."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +16,6 @@ def replace_file(path: Path, content: str | bytes, writer: str = "") -> None:
     """
     with _replacing(path, writer) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Replaces ``target`` with a copy of ``source`` in one step.
-
-    Raises UserError if the source cannot be read or the target cannot be written.
-    """
-    with _replacing(target) as file, open(source, "rb") as original:
-        shutil.copyfileobj(original, file)
 
 
 def check_writable(path: Path) -> None:

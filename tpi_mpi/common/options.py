@@ -1,12 +1,14 @@
 """What the user asked for: immutable, and checked once."""
 
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 
 from tpi_mpi.common.deadline import Deadline
 from tpi_mpi.common.errors import UserError
 
 DEFAULT_NEW_TOKENS = 256
+DEFAULT_TIMEOUT = 60.0
 ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
 WIRES = ("float32", "bfloat16", "float16", "int8")
 
@@ -73,8 +75,13 @@ SAMPLING_KEYS = tuple(entry.name for entry in fields(SamplingOptions))
 def _at_least_one(options: object, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
-        if value is not None and not 1 <= value < float("inf"):  # refuses nan too
-            raise UserError(f"--{name.replace('_', '-')} is {value}; at least 1 is needed")
+        if value is None:
+            continue
+        what = f"--{name.replace('_', '-')} is {value}"
+        if not isfinite(value):
+            raise UserError(f"{what}; a finite number of at least 1 is needed")
+        if value < 1:
+            raise UserError(f"{what}; at least 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class MachineOptions:
     allreduce: str = "star"
     wire: str = "float32"
     overlap: bool = True
-    timeout: float = 60.0
+    timeout: float = DEFAULT_TIMEOUT
     threads: int | None = None
     report: Path | None = None
     trace: Path | None = None
@@ -168,6 +175,7 @@ class CheckOptions(_RankOptions):
     machine: MachineOptions = MachineOptions()
     prompt_tokens: int = 64
     new_tokens: int = DEFAULT_NEW_TOKENS
+    ignored_keys: tuple[str, ...] = ()
 
     def __post_init__(self):
         _at_least_one(self, "prompt_tokens", "new_tokens")
@@ -184,7 +192,7 @@ class ScatterOptions:
     slabs: Path
     target: Path
     verify: bool = False
-    timeout: float = 60.0
+    timeout: float = DEFAULT_TIMEOUT
 
     def __post_init__(self):
         _at_least_one(self, "timeout")

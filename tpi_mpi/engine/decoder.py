@@ -51,13 +51,14 @@ class Decoder:
         hidden: float32 (T, hidden_size), the embeddings of the step's tokens, the same on every rank; overwritten.
         """
         chunks, logits = self._chunks(step, hidden), []
+        later = self._chunking.overlaps(step.count)
         last = chunks[-1].states[-1:]
         for block in self._model.blocks:
             with self._window.block(block.name) as weights:
                 if block.kind is Kind.HEAD:
                     logits.append(self._head(block, weights, last, first=not logits))
                 elif block.layer < self._last_layer:
-                    self._pass_through(block, weights, chunks)
+                    self._pass_through(block, weights, chunks, later)
                 elif block.kind is Kind.ATTENTION:
                     self._last_attention(block, weights, chunks, last)
                 else:
@@ -71,9 +72,8 @@ class Decoder:
             start += count
         return chunks
 
-    def _pass_through(self, block: Block, weights: Weights, chunks: Sequence[_Chunk]) -> None:
+    def _pass_through(self, block: Block, weights: Weights, chunks: Sequence[_Chunk], later: bool) -> None:
         """Adds the block's output to the hidden states, chunk by chunk."""
-        later = self._chunking.overlap and len(chunks) > 1
         for chunk in chunks:
             self._sums.settle(chunk.states)
             if not later:

@@ -73,7 +73,7 @@ class Engine:
             if options.trace:
                 stack.enter_context(sampled(self.trace.sample))
             if self.world.is_root:
-                self._embedding = stack.enter_context(Embedding(self.slab))
+                self._embedding = stack.enter_context(Embedding(self.slab, options.deadline.silence))
             cache = self._model.new_cache(self._capacity)
             self._decoder = Decoder(self._model, cache, self.window, sums, self.chunking, self.trace)
             self._steps = Steps(self.world.comm, width, min(_ROWS_WITH_HEADER, self.chunking.most))
@@ -94,9 +94,11 @@ class Engine:
 
     def _open_window(self) -> SlidingWindow:
         sizes = {name: extent.nbytes for name, extent in self.slab.sweep.items()}
-        self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched)
-        used = self._progress.block if self.world.is_root else lambda name: None
-        return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, self._options.deadline.silence, used)
+        used = {}
+        if self.world.is_root:
+            self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched)
+            used = {"used": self._progress.block}
+        return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, self._options.deadline.silence, **used)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)

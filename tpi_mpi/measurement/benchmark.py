@@ -15,6 +15,7 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import BenchOptions, SamplingOptions
 from tpi_mpi.common.trace import ACTIVITIES
+from tpi_mpi.engine.chunking import most_rows
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import (
     Latencies,
@@ -57,9 +58,10 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         usage = engine.usage()
         traces = world.gather(rank_trace(usage, engine.trace))
         allreduce = _allreduce_seconds(engine, options)
-    reads.append(slab_rate(world, slab, silence))
     own = _rank_report(slab, before, usage, tokens.sampling.max_new_tokens)
-    rates = probes.measured_rates(world, slab, mean(reads), engine.chunking.most)
+    with world.doing(lambda: "measuring its machine"):
+        reads.append(slab_rate(world, slab, silence))
+        rates = probes.measured_rates(world, slab, mean(reads), most_rows(slab.config.hidden_size))
     ranks = world.gather(own | {"rates": own["rates"] | asdict(rates)})
     if world.is_root:
         latencies.later = decoded.later

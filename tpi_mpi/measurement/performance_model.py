@@ -73,7 +73,8 @@ class Shard:
     fixed: int
 
     @classmethod
-    def of(cls, slab: Slab, work: Work) -> "Shard":
+    def of(cls, slab: Slab, capacity: int, chunk: int) -> "Shard":
+        """capacity, chunk: as of :class:`Work`."""
         blocks = shard_blocks(slab.config, slab.partition, slab.rank)
         layers = frozenset(block.name for block in blocks if block.layer is not None)
         model = ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype)
@@ -81,7 +82,7 @@ class Shard:
             blocks=slab.resident,
             layers=layers,
             elements=sum(prod(tensor.shape) for name in layers for tensor in slab.blocks[name].tensors),
-            fixed=model.memory(work.capacity, work.chunk),
+            fixed=model.memory(capacity, chunk),
         )
 
     @property
@@ -93,9 +94,12 @@ class Shard:
         """Bytes of the output head."""
         return sum(nbytes for name, nbytes in self.blocks.items() if name not in self.layers)
 
-    def plan(self, machine: Machine) -> Plan:
-        """Which blocks stay in the machine's memory. Raises UserError if its budget is too small."""
-        return plan(self.blocks, machine.budget, machine.taken + self.fixed)
+    def plan(self, budget: int, taken: int) -> Plan:
+        """Which blocks stay in memory. Raises UserError if the budget is too small.
+
+        taken: bytes of it that the program takes before any of the shard's.
+        """
+        return plan(self.blocks, budget, taken + self.fixed)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Prediction:
 def shards(config: ModelConfig, partition: Partition, dtypes: Dtypes, work: Work) -> list[Shard]:
     """What the partition gives each rank, in rank order."""
     ranks = range(partition.size)
-    return [Shard.of(planned_slab(config, partition, rank, dtypes), work) for rank in ranks]
+    return [Shard.of(planned_slab(config, partition, rank, dtypes), work.capacity, work.chunk) for rank in ranks]
 
 
 def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Prediction:
@@ -157,6 +161,6 @@ def _prompt_seconds(shard: Shard, machine: Machine, work: Work) -> dict[str, flo
 
 def _plan(rank: int, shard: Shard, machine: Machine) -> Plan:
     try:
-        return shard.plan(machine)
+        return shard.plan(machine.budget, machine.taken)
     except UserError as error:
         raise UserError(f"rank {rank} on {machine.host}: {error}") from None

@@ -178,18 +178,18 @@ def _feed_forward(config: ModelConfig, layer: int) -> tuple[TensorSpec, ...]:
 
 def _head(config: ModelConfig, partition: Partition) -> Iterator[Block]:
     """One block per slice of the output head; the first also holds the final norm."""
-    tied = f"model.{names.weight_of(names.EMBEDDING)}"
-    source = tied if config.tie_word_embeddings else names.weight_of(names.HEAD)
+    tied = f"model.{names.weight_of(names.EMBED_TOKENS)}"
+    source = tied if config.tie_word_embeddings else names.weight_of(names.LM_HEAD)
     name = names.weight_of(names.FINAL_NORM)
     norm = TensorSpec(name, f"model.{name}", (0, config.hidden_size), along="root")
     for index, rows in enumerate(partition.vocabulary):
-        part = TensorSpec(names.weight_of(names.HEAD), source, rows, config.hidden_size, "root")
+        part = TensorSpec(names.weight_of(names.LM_HEAD), source, rows, config.hidden_size, "root")
         yield Block(f"{Kind.HEAD.value}.{index}", Kind.HEAD, (norm, part) if index == 0 else (part,))
 
 
 def _embedding(config: ModelConfig) -> Iterator[Block]:
     """The block of the embedding; none if it is tied, as its rows are then read from the slices of the head."""
     if not config.tie_word_embeddings:
-        name = names.weight_of(names.EMBEDDING)
+        name = names.weight_of(names.EMBED_TOKENS)
         rows = TensorSpec(name, f"model.{name}", (0, config.vocab_size), config.hidden_size, "root")
         yield Block(EMBEDDING, Kind.EMBEDDING, (rows,))

@@ -9,7 +9,7 @@ FEED_FORWARD_NORM = "post_attention_layernorm"
 GATE_PROJ, UP_PROJ, DOWN_PROJ = "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"
 FUSED_GATE_UP = "mlp.gate_up_proj"
 
-EMBEDDING, FINAL_NORM, HEAD = "embed_tokens", "norm", "lm_head"
+EMBED_TOKENS, FINAL_NORM, LM_HEAD = "embed_tokens", "norm", "lm_head"
 
 
 def weight_of(module: str) -> str:

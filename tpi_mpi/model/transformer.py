@@ -124,7 +124,7 @@ class ModelShard:
 
     def logits(self, weights: Weights, states: torch.Tensor) -> torch.Tensor:
         """The logits of one slice of the vocabulary, (T, rows of the slice) in float32."""
-        return self._project(weights, names.HEAD, states)
+        return self._project(weights, names.LM_HEAD, states)
 
     def _normalise(self, weights: Weights, module: str, states: torch.Tensor) -> torch.Tensor:
         return rms_norm(states, weights[names.weight_of(module)], self.config.rms_norm_eps)

@@ -100,14 +100,16 @@ class Batch:
         options = self._options
         if options.prompt is not None:
             return [Prompt(1, options.prompt, None, options.sampling)]
+        origin = "standard input" if options.prompts == "-" else f"prompts file {options.prompts}"
         try:
             if options.prompts == "-":
-                return read_prompts(read_lines(), "standard input", options.sampling)
+                return read_prompts(read_lines(), origin, options.sampling)
             with open(options.prompts, encoding="utf-8") as lines:
                 return read_prompts(lines, options.prompts, options.sampling)
-        except (OSError, UnicodeDecodeError) as error:
-            origin = "standard input" if options.prompts == "-" else f"prompts file {options.prompts}"
-            raise UserError(f"{origin} cannot be read as UTF-8: {error}; give one JSON object a line") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{origin} cannot be read as UTF-8: {error}") from None
+        except OSError as error:
+            raise UserError(f"{origin} cannot be read: {error}") from None
 
     def _load_tokenizer(self, prompts: Sequence[Prompt]) -> Tokenizer | None:
         """The tokenizer, or None if there is none and no prompt needs one. Raises UserError if one does."""

@@ -21,7 +21,6 @@ from tpi_mpi.measurement.performance_model import Shard, Work
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.preflight.target import Target
 from tpi_mpi.preflight.versions import versions
-from tpi_mpi.weights.budget import plan
 from tpi_mpi.weights.slab import planned_slab
 from tpi_mpi.weights.slab_directory import own_slab, slab_path
 
@@ -101,9 +100,9 @@ class RankCheck:
     def _memory(self) -> dict[str, int]:
         """The memory that is free, that the rank may take, that it has taken, and that its shard needs, in bytes."""
         budget, own = self.options.machine.memory or default_budget(self.cores.ranks), taken()
-        shard = Shard.of(self.slab, self.work(dict.fromkeys(self._rows(), 0.0)))
+        shard = Shard.of(self.slab, self.capacity, self.chunking.most)
         try:
-            plan(shard.blocks, budget, own + shard.fixed)
+            shard.plan(budget, own)
         except UserError as error:
             self.problems.append(str(error))
         return {

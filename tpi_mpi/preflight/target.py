@@ -1,10 +1,11 @@
 """What the machines are to run: slabs, or a checkpoint that is not split yet."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpi_mpi.comm.world import World
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import check_writable
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.model.config import ModelConfig
@@ -28,15 +29,17 @@ class Target:
     identity: dict[str, str] | None
 
     @classmethod
-    def load(cls, directory: Path, size: int) -> "Target":
+    def load(cls, directory: Path, size: int, ignored_keys: Collection[str] = ()) -> "Target":
         """From slabs or a checkpoint. Raises UserError if it is neither, or slabs for another number of ranks."""
         if (directory / "config.json").is_file() and not (directory / MANIFEST).is_file():
-            config = ModelConfig.load(directory / "config.json")
+            config = ModelConfig.load(directory / "config.json", ignored_keys)
             dtype = str(config.keys.get("torch_dtype") or config.keys.get("dtype"))
             dtype = dtype if dtype in ITEMSIZE else "bfloat16"
             return cls(directory.resolve().name, dtype, config, Partition.of(config, size), None)
         manifest = Manifest.load(directory)
         manifest.check_size(size)
+        for line in manifest.warnings():
+            say(line)
         try:
             slab = own_slab(directory, 0, size)
             return cls(manifest.model, manifest.dtype, slab.config, slab.partition, slab.identity())
@@ -64,7 +67,7 @@ def agree(world: World, options: CheckOptions) -> Target:
 def _settle(world: World, options: CheckOptions) -> Target:
     if options.machine.report:
         check_writable(options.machine.report)
-    target = Target.load(options.slabs, world.size)
+    target = Target.load(options.slabs, world.size, options.ignored_keys)
     context = target.config.context_length
     if options.prompt_tokens > context:
         raise UserError(f"--prompt-tokens is {options.prompt_tokens}; the model's context is {context}")

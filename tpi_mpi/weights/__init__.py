@@ -10,4 +10,5 @@ budget          what a memory budget leaves for weights
 embedding       rows of the embedding, read as tokens need them
 prefetch        blocks read ahead while libraries are imported
 patience        how long a disk may deliver nothing
+disk_threads    threads that wait for a disk, watched
 """

@@ -3,14 +3,17 @@
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
 import torch
 import xxhash
 
 from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.options import DEFAULT_TIMEOUT
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import EMBEDDING, Kind, shard_blocks
+from tpi_mpi.weights.disk_threads import DiskThreads
 from tpi_mpi.weights.slab import Slab, TensorExtent
 
 
@@ -20,9 +23,11 @@ class Embedding:
     A tied model has no separate embedding: its rows are those of the output head's slices. Their checksums are checked
     with the head's blocks, before the first token; the rows of a separate embedding are checked when first read.
     Rows are read, not mapped: mapped pages would stay resident, and an unreadable one would kill the process.
+
+    patience: seconds after which a disk that delivers nothing is an error.
     """
 
-    def __init__(self, slab: Slab):
+    def __init__(self, slab: Slab, patience: float = DEFAULT_TIMEOUT):
         self._matrices = _matrices(slab)
         self._starts = _starts(self._matrices)
         self._dtype = getattr(torch, self._matrices[0].dtype)
@@ -33,20 +38,27 @@ class Embedding:
         self._descriptor = os.open(slab.path, os.O_RDONLY)
         if hasattr(os, "posix_fadvise"):  # keep the kernel from reading ahead
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
+        self._disk = DiskThreads(self._thread, f"the embedding in slab {slab.path}", patience)
 
     def __enter__(self) -> "Embedding":
         return self
 
-    def __exit__(self, *exception) -> None:
-        os.close(self._descriptor)
+    def __exit__(self, error_type, *exception) -> None:
+        self._thread.shutdown(wait=error_type is None, cancel_futures=True)
+        if error_type is None:  # else the thread may still read
+            os.close(self._descriptor)
 
     def __call__(self, token_ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of T tokens, (T, D) in float32.
 
-        Raises TpiError if a row cannot be read, or if its bytes were altered.
+        Raises TpiError if a row cannot be read, or if its bytes were altered; DiskHung if the disk delivers nothing.
         """
-        rows = bytearray().join(self._row(token_id) for token_id in token_ids)
+        rows = self._disk.run(self._read, token_ids)
         return torch.frombuffer(rows, dtype=self._dtype).view(len(token_ids), -1).float()
+
+    def _read(self, token_ids: Sequence[int]) -> bytearray:
+        return bytearray().join(self._row(token_id) for token_id in token_ids)
 
     def _row(self, token_id: int) -> bytes:
         index = bisect_right(self._starts, token_id) - 1
@@ -59,6 +71,7 @@ class Embedding:
             raise self._trouble(token_id, "cannot be read: the file ends too early")
         if self._checksums is not None and token_id not in self._checked:
             self._check(token_id, row)
+        self._disk.patience.moved()
         return row
 
     def _check(self, token_id: int, row: bytes) -> None:
@@ -73,7 +86,7 @@ class Embedding:
 
 def _matrices(slab: Slab) -> list[TensorExtent]:
     """The tensors that hold the rows of the embedding, in the order of token ids."""
-    kind, module = (Kind.EMBEDDING, names.EMBEDDING) if EMBEDDING in slab.blocks else (Kind.HEAD, names.HEAD)
+    kind, module = (Kind.EMBEDDING, names.EMBED_TOKENS) if EMBEDDING in slab.blocks else (Kind.HEAD, names.LM_HEAD)
     blocks = [block.name for block in shard_blocks(slab.config, slab.partition, slab.rank) if block.kind == kind]
     return [slab.blocks[name].tensor(names.weight_of(module)) for name in blocks]
 

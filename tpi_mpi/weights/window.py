@@ -7,6 +7,8 @@ from itertools import cycle
 
 import torch
 
+from tpi_mpi.common.errors import DiskHung
+from tpi_mpi.common.options import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import Plan
@@ -40,7 +42,7 @@ class SlidingWindow:
         order: Sequence[str],
         plan: Plan,
         trace: Trace | None = None,
-        patience: float = 60.0,
+        patience: float = DEFAULT_TIMEOUT,
         used: Callable[[str], None] = lambda name: None,
     ):
         self._slab = slab
@@ -64,11 +66,14 @@ class SlidingWindow:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, error_type, *exception) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(timeout=5)  # a daemon: a disk that hangs must not keep a failed program alive
+        hung = error_type is not None and issubclass(error_type, DiskHung)
+        self._thread.join(timeout=0 if hung else 5)  # a daemon: a disk that hangs must not keep the program alive
+        if self._thread.is_alive():
+            return  # with its file open
         self._present.clear()  # the page cache may keep its pages, so that the next run starts faster
         self._file.close()
 

@@ -18,16 +18,21 @@ SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 """What a run needs besides the slabs and their manifest; with these, it does not need the checkpoint."""
 
 
-def prepare_for_split(target: Path, force: bool) -> None:
+def prepare_for_slabs(target: Path, force: bool) -> None:
     """Makes the directory. Raises UserError if it holds anything but an interrupted split.
 
-    force: removes slabs that are in it instead, and leaves other files alone.
+    force: allows for other files, but for a checkpoint, and replaces slabs and their small files.
     """
-    _make(target)
-    if any(target.iterdir()) and not (target / JOURNAL).exists() and not force:
-        raise UserError(f"{target} is not empty; name another directory, or give --force to replace the slabs in it")
+    _make_empty(target, force)
+    if any(target.glob("*.safetensors")):
+        raise UserError(f"{target} holds a checkpoint, whose small files would be replaced; name another directory")
     if force:
         _remove_slabs(target)
+
+
+def prepare_for_checkpoint(target: Path, force: bool) -> None:
+    """Makes the directory. Raises UserError if it holds anything, unless ``force``."""
+    _make_empty(target, force)
 
 
 def prepare_for_scatter(target: Path) -> None:
@@ -75,6 +80,12 @@ def write_small_files(target: Path, files: Mapping[str, bytes], writer: str = ""
     for name, content in files.items():
         if not _holds(target / name, content):
             replace_file(target / name, content, writer)
+
+
+def _make_empty(target: Path, force: bool) -> None:
+    _make(target)
+    if any(target.iterdir()) and not (target / JOURNAL).exists() and not force:
+        raise UserError(f"{target} is not empty; name another directory, or give --force to replace the slabs in it")
 
 
 def _make(target: Path) -> None:

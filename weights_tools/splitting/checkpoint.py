@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.model import names
 from tpi_mpi.model.blocks import sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
@@ -136,14 +137,14 @@ class Checkpoint:
         self.dtypes[name] = _DTYPES[dtype]
 
     def _is_tied_head(self, name: str) -> bool:
-        return name == "lm_head.weight" and self.config.tie_word_embeddings
+        return name == names.weight_of(names.LM_HEAD) and self.config.tie_word_embeddings
 
     def _check_tied_head(self) -> None:
         """A tied checkpoint may hold an output head as well, but only if that equals the embedding."""
-        path = self._files.get("lm_head.weight")
-        if path is None or not self._is_tied_head("lm_head.weight"):
+        head, embedding = names.weight_of(names.LM_HEAD), f"model.{names.weight_of(names.EMBED_TOKENS)}"
+        path = self._files.get(head)
+        if path is None or not self._is_tied_head(head):
             return
-        head, embedding = "lm_head.weight", "model.embed_tokens.weight"
         with _open(path) as file:
             shape = tuple(file.get_slice(head).get_shape())
         same = shape == self.shapes[embedding]
@@ -155,14 +156,20 @@ class Checkpoint:
         if not same:
             raise UserError(
                 f"checkpoint {self.directory} ties its output head to the embedding, but holds another "
-                "lm_head.weight; set tie_word_embeddings to false in its config.json to use both"
+                f"{head}; set tie_word_embeddings to false in its config.json to use both"
             )
 
 
 def _offset(file: BinaryIO, name: str) -> int:
     """The offset in bytes of a tensor in a safetensors file whose header has been checked."""
+    length, header = _header(file)
+    return 8 + length + json.loads(header)[name]["data_offsets"][0]
+
+
+def _header(file: BinaryIO) -> tuple[int, bytes]:
+    """The length of a safetensors file's header, and the header, as far as the file has it. Raises OSError."""
     length = int.from_bytes(file.read(8), "little")
-    return 8 + length + json.loads(file.read(length))[name]["data_offsets"][0]
+    return length, file.read(min(length, os.fstat(file.fileno()).st_size))
 
 
 def _touch(file: BinaryIO, offset: int) -> None:
@@ -173,6 +180,8 @@ def _touch(file: BinaryIO, offset: int) -> None:
 
 def _open(path: Path):
     try:
+        with open(path, "rb") as file:
+            _header(file)  # what the library maps cannot be a bad page then
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); download it again") from None

@@ -87,15 +87,18 @@ class SlabWriter:
         self._file.finish()
         self.checksums[self._extent.name] = self._hasher.hexdigest()
 
-    def checksum_on_disk(self, name: str) -> str:
-        """The checksum of a block as the file holds it now."""
+    def checksum_on_disk(self, name: str) -> str | None:
+        """The checksum of a block as the file holds it now; None if the disk cannot read it."""
         extent, hasher = self.slab.blocks[name], xxhash.xxh3_64()
-        with open(self.slab.path, "rb") as file:
-            file.seek(extent.offset)
-            left = extent.nbytes
-            while data := file.read(min(left, _MOST)):
-                hasher.update(data)
-                left -= len(data)
+        try:
+            with open(self.slab.path, "rb") as file:
+                file.seek(extent.offset)
+                left = extent.nbytes
+                while data := file.read(min(left, _MOST)):
+                    hasher.update(data)
+                    left -= len(data)
+        except OSError:
+            return None
         return hasher.hexdigest()
 
     def seal(self, source_digest: str, links: Mapping[str, str]) -> None:

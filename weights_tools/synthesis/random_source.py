@@ -10,6 +10,7 @@ import xxhash
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import partial_name, publish, replace_file
+from tpi_mpi.model import names
 from tpi_mpi.model.blocks import blocks_of, sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
@@ -52,7 +53,7 @@ class RandomSource:
         return torch.cat(list(self.pieces(name, 0, self.shapes[name][0])))
 
     def _values(self, name: str, start: int, count: int) -> torch.Tensor:
-        if name.endswith("norm.weight"):
+        if name.endswith(names.weight_of(names.FINAL_NORM)):  # and so do the names of all other norms
             return torch.ones(count, dtype=self._pool.dtype)
         start = (start + xxhash.xxh3_64_intdigest(name.encode())) % _POOL
         turns = -(-(start + count) // _POOL)

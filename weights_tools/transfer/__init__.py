@@ -4,5 +4,4 @@ scattering     all of them: offers, room, what has arrived before, small files
 stream         one slab, chunk by chunk
 received_file  a slab as it is received
 extents        the byte ranges of a slab's file
-disk_threads   threads that wait for a disk, and notice when it hangs
 """

@@ -8,8 +8,13 @@ import xxhash
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.files import partial_name, publish
+from tpi_mpi.common.units import MIB
 from weights_tools.common.direct_file import DirectFile
 from weights_tools.transfer.extents import Chunk, Extent, absent_from, is_of
+
+# Bytes after which what was written is synced: where the page cache takes them, as without direct writes, a sync of all
+# of a slab in the end would take so long that the disk seemed to hang.
+_SYNC_BYTES = 64 * MIB
 
 
 class ReceivedFile:
@@ -33,6 +38,7 @@ class ReceivedFile:
         self.missing = self.extents
         self.placed = False
         self._moved = moved
+        self._unsynced = 0
         self._partial = partial_name(self.path)
         self._file: DirectFile | None = None
 
@@ -84,15 +90,23 @@ class ReceivedFile:
                 f"instead of {chunk.extent.checksum}: its bytes were altered; split again"
             )
         self._file.write(data, chunk.start)
+        self._unsynced += chunk.nbytes
+        if self._unsynced >= _SYNC_BYTES:
+            self._sync()
 
     def place(self) -> None:
         """Gives the slab its name, once all of it is on the disk; every missing extent must have been taken."""
         if self._file is None:
             return
-        self._file.sync()
+        self._sync()
         self.close()
         publish(self.path)
         self.placed = True
+
+    def _sync(self) -> None:
+        self._file.sync()
+        self._moved()
+        self._unsynced = 0
 
     def close(self) -> None:
         """Closes the file; what has been taken stays for the next scatter."""

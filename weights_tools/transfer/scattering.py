@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from tpi_mpi.common.errors import TpiError, UserError, say
 from tpi_mpi.common.options import ScatterOptions
 from tpi_mpi.common.threads import threads
 from tpi_mpi.common.units import GIB, format_size
+from tpi_mpi.weights.disk_threads import DiskThreads
 from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, open_slabs, slab_path
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import (
@@ -26,7 +27,6 @@ from weights_tools.common.target_directory import (
     read_small_files,
     write_small_files,
 )
-from weights_tools.transfer.disk_threads import DiskThreads
 from weights_tools.transfer.extents import Chunk, Extent, chunks_of, extents_of, total
 from weights_tools.transfer.received_file import ReceivedFile
 from weights_tools.transfer.stream import SourceFile, copy, receive, send
@@ -50,8 +50,8 @@ def scatter(world: World, options: ScatterOptions) -> None:
         scattering = _Scattering(
             world,
             options,
-            reading=DiskThreads(readers, options.slabs, silence),
-            writing=DiskThreads(writers, options.target, silence),
+            reading=DiskThreads(readers, str(options.slabs), silence),
+            writing=DiskThreads(writers, str(options.target), silence),
         )
         scattering.run()
 
@@ -73,14 +73,14 @@ class _Scattering:
         began = time.perf_counter()
         world, offers = self.world, self.offers()
         path = slab_path(self.options.target, world.rank)
-        with closing(ReceivedFile(path, *offers[world.rank], self.writing.patience.moved)) as file:
-            with world.agreed():
-                self.writing.run(self.examine, file)
-            self.check_room(file)
-            self.tell_what_is_there(file)
-            sent = self.transfer(offers, file)
-            with world.agreed():
-                self.writing.run(file.place)
+        file = ReceivedFile(path, *offers[world.rank], self.writing.patience.moved)
+        with world.agreed():
+            self.writing.run(self.examine, file)
+        self.check_room(file)
+        self.tell_what_is_there(file)
+        sent = self.transfer(offers, file)
+        with world.agreed():
+            self.writing.run(file.place)
         self.give_small_files()
         if world.is_root:
             seconds = time.perf_counter() - began
@@ -152,7 +152,7 @@ class _Scattering:
             return 0
         with ExitStack() as stack:
             bar = stack.enter_context(bytes_bar(nbytes, "scatter"))
-            sources = [stack.enter_context(closing(SourceFile(Path(offer.source)))) for offer in offers]
+            sources = [SourceFile(Path(offer.source)) for offer in offers]
 
             def sent(chunk: Chunk) -> None:
                 bar.update(chunk.nbytes)
@@ -161,6 +161,8 @@ class _Scattering:
             for rank in range(1, self.world.size):
                 tasks.append(send(self.world.comm, rank, sources[rank], chunks_of(missing[rank]), self.reading, sent))
             take_turns(tasks, self.world.comm)
+        for source in sources:  # after an error, threads may still read
+            source.close()
         return nbytes
 
     def give_small_files(self) -> None:

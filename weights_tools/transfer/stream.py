@@ -23,8 +23,8 @@ import xxhash
 from tpi_mpi.comm.tags import Tag
 from tpi_mpi.comm.world import ROOT
 from tpi_mpi.common.errors import TpiError
+from tpi_mpi.weights.disk_threads import DiskThreads, Question
 from tpi_mpi.weights.slab import PAGE
-from weights_tools.transfer.disk_threads import DiskThreads, Question
 from weights_tools.transfer.extents import CHUNK, Chunk
 from weights_tools.transfer.received_file import ReceivedFile
 

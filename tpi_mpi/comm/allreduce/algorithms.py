@@ -12,7 +12,7 @@ from tpi_mpi.comm.world import World
 class Allreduce(Protocol):
     """What the decoder needs from an algorithm. Creating it is collective over all ranks, and so is every sum.
 
-    width: columns of every partial. most_rows: the most rows a partial may have.
+    width: numbers in each row of a partial. most_rows: the most rows a partial may have.
     """
 
     def __init__(self, world: World, wire: Wire, width: int, most_rows: int): ...
