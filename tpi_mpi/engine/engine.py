@@ -1,7 +1,7 @@
 """From requests to tokens: everything one rank needs to take part, set up and taken down again."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -111,7 +111,7 @@ class Engine:
         while received := self._steps.receive():
             self._decoder.sweep(*received)
 
-    def tokens(self, request: Request) -> Iterator[Token]:
+    def tokens(self, request: Request) -> Generator[Token, None, None]:
         """On rank 0: yields the tokens that continue one sequence, as they are generated. The caller may stop early."""
         ids, start = list(request.token_ids), 0
         sampler = Sampler(request.sampling, ids)

@@ -1,7 +1,8 @@
 """What a run took: measured on every rank, assembled on rank 0."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -19,13 +20,14 @@ class Latencies:
         self.first: list[float] = []
         self.later: list[float] = []
 
-    def watch(self, tokens: Iterable[Token]) -> Iterator[Token]:
-        """Passes on the tokens of one request, and records their times."""
+    def watch(self, tokens: Generator[Token, None, None]) -> Generator[Token]:
+        """Passes on the tokens of one request, and records their times. Closes the tokens when it is closed."""
         times = self.first
-        for token in tokens:
-            times.append(token.seconds)
-            times = self.later
-            yield token
+        with closing(tokens):
+            for token in tokens:
+                times.append(token.seconds)
+                times = self.later
+                yield token
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import randbits
@@ -72,13 +72,14 @@ class Batch:
         hidden = width is None or total == 1
         yield from tqdm(self.tasks, initial=self.skipped, total=total, unit="prompt", disable=hidden, ncols=width)
 
-    def write(self, task: Task, tokens: Iterable[Token]) -> None:
+    def write(self, task: Task, tokens: Generator[Token, None, None]) -> None:
         """Shows one request's tokens as the engine yields them, and records the finished completion."""
         completion = Completion(self._tokenizer, task.request)
-        for token in tokens:
-            self._show(completion.push(token))
-            if completion.finish_reason:
-                break
+        with closing(tokens):  # not by the garbage collector, which would swallow a Ctrl-C meanwhile
+            for token in tokens:
+                self._show(completion.push(token))
+                if completion.finish_reason:
+                    break
         self._show(completion.finish())
         if self._options.prompt is not None:
             self._show("\n")
