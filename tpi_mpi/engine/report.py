@@ -20,7 +20,7 @@ class Latencies:
         self.first: list[float] = []
         self.later: list[float] = []
 
-    def watch(self, tokens: Generator[Token, None, None]) -> Generator[Token]:
+    def watch(self, tokens: Generator[Token, None, None]) -> Generator[Token, None, None]:
         """Passes on the tokens of one request, and records their times. Closes the tokens when it is closed."""
         times = self.first
         with closing(tokens):
