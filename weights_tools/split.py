@@ -40,12 +40,17 @@ def split(arguments: Sequence[str] | None = None) -> None:
 
     from tpi_mpi.model.partition import Partition
     from weights_tools.common.target_directory import prepare_for_slabs, read_small_files, write_small_files
-    from weights_tools.splitting.checkpoint import Checkpoint
+    from weights_tools.splitting.checkpoint_config import read_config
+
+    config = read_config(options.checkpoint, options.ignore_key)
+    partition = Partition.of(config, options.ranks, options.ratios)
+
+    from weights_tools.splitting.checkpoint import Checkpoint  # with torch, which mistakes need not wait for
     from weights_tools.splitting.cut import cut
 
     checkpoint = Checkpoint(options.checkpoint, options.ignore_key)
-    ratios = _chosen_ratios(checkpoint, options) if options.ratios_from else options.ratios
-    partition = Partition.of(checkpoint.config, options.ranks, ratios)
+    if options.ratios_from:
+        partition = Partition.of(config, options.ranks, _chosen_ratios(checkpoint, options))
     small_files = read_small_files(checkpoint.directory)
     prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)

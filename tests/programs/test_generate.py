@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import REPOSITORY, environment, run_module
+from conftest import DEMO, REPOSITORY, environment, run_module
 
 from tpi_mpi.common.options import SAMPLING_KEYS
 
@@ -202,6 +202,21 @@ def test_help_and_mistakes_need_neither_torch_nor_mpi(program):
     assert status == 2
     assert "tpi_mpi: " in said
     assert not {"torch", "mpi4py"} & names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "slabs", "--ranks", "2"], "checkpoint nowhere is not a directory"),
+        ([str(DEMO), "slabs", "--ranks", "99"], "99 ranks are more than the model's 8 query heads"),
+        ([str(DEMO), "slabs", "--ranks", "2", "--ignore-key", "a"], "has no key 'a' to ignore"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_split_so_is_refused_before_torch_is_imported(arguments, words):
+    status, said, names = imported("weights_tools.split", *arguments)
+    assert status == 2
+    assert words in said
+    assert "torch" not in names
 
 
 def test_a_mistake_on_the_command_line_is_said_once_by_rank_0():

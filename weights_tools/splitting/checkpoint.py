@@ -14,9 +14,9 @@ from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import sources_of
-from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.pages import fetch, reason
+from weights_tools.splitting.checkpoint_config import read_config
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -40,12 +40,10 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Path, ignored_keys: Collection[str] = ()):
-        if not directory.is_dir():
-            raise UserError(f"checkpoint {directory} is not a directory; give the one that holds config.json")
+        self.config = read_config(directory, ignored_keys)
         self.directory = directory
         self.ignored_keys = tuple(ignored_keys)
         self.name = directory.resolve().name
-        self.config = ModelConfig.load(directory / "config.json", ignored_keys)
         self.shapes = sources_of(self.config, Partition.of(self.config, 1))
         self._files = self._locate()
         self.dtypes: dict[str, str] = {}

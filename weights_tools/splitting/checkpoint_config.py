@@ -1,0 +1,17 @@
+"""The config.json of a checkpoint, read before its tensors: its mistakes need not wait for torch."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.model.config import ModelConfig
+
+
+def read_config(checkpoint: Path, ignored_keys: Collection[str] = ()) -> ModelConfig:
+    """Raises UserError if ``checkpoint`` is not a directory, or its config.json is not understood.
+
+    ignored_keys: keys of config.json that the user says change nothing.
+    """
+    if not checkpoint.is_dir():
+        raise UserError(f"checkpoint {checkpoint} is not a directory; give the one that holds config.json")
+    return ModelConfig.load(checkpoint / "config.json", ignored_keys)
