@@ -14,6 +14,7 @@ from pathlib import Path
 from tpi_mpi.cli.arguments import Parser, add_ignore_key
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError, say
+from tpi_mpi.tokenizer.files import SENTENCEPIECE, TOKENIZER_JSON
 from weights_tools.common.partition_arguments import DTYPES, add_partition_arguments, check_ranks
 
 LATER_DTYPES = ("int8", "int4")
@@ -54,7 +55,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     small_files = read_small_files(checkpoint.directory)
     prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)
-    if not {"tokenizer.json", "tokenizer.model"} & set(small_files):
+    if not {TOKENIZER_JSON, SENTENCEPIECE} & set(small_files):
         say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")
     cut(checkpoint, options.slabs, partition, options.dtype)
 

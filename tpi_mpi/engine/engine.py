@@ -94,11 +94,11 @@ class Engine:
 
     def _open_window(self) -> SlidingWindow:
         sizes = {name: extent.nbytes for name, extent in self.slab.sweep.items()}
-        used = {}
+        silence, used = self._options.deadline.silence, None
         if self.world.is_root:
             self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched)
-            used = {"used": self._progress.block}
-        return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, self._options.deadline.silence, **used)
+            used = self._progress.block
+        return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, silence, used)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)

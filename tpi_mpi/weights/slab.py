@@ -21,7 +21,8 @@ from tpi_mpi.weights import pages
 PAGE = 4096
 """Every tensor of a slab begins at a multiple of this many bytes."""
 
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+STORED_AS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+ITEMSIZE = {dtype: np.dtype(stored).itemsize for dtype, stored in STORED_AS.items()}
 NO_CHECKSUM = "0" * 16
 
 

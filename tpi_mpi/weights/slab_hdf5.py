@@ -17,12 +17,11 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.model.blocks import EMBEDDING, Block, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import NO_CHECKSUM, PAGE, BlockExtent, Slab, TensorExtent
+from tpi_mpi.weights.slab import NO_CHECKSUM, PAGE, STORED_AS, BlockExtent, Slab, TensorExtent
 
 FORMAT = "tpi_mpi slab"
 FORMAT_VERSION = 1
 
-_STORED_AS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 # Room for the metadata of one dataset or group ahead of the data, so that no metadata lands between tensors.
 _METADATA_BYTES = 8192
 _NO_DIGEST = "0" * 32
@@ -123,7 +122,7 @@ def _create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype:
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # the same split gives the same bytes
-    stored = h5py.h5t.py_create(np.dtype(_STORED_AS[dtype]))
+    stored = h5py.h5t.py_create(np.dtype(STORED_AS[dtype]))
     space = h5py.h5s.create_simple(shape)
     dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
     dataset.attrs["dtype"] = _fixed(dtype)
@@ -171,7 +170,7 @@ def _read_block(file: h5py.File, block: Block, partition: Partition, rank: int) 
         dataset = _inside(group, spec.name)
         dtype, expected = _text(dataset, "dtype"), spec.shard_shape(partition, rank)
         offset = dataset.id.get_offset()
-        if dataset.shape != expected or dataset.dtype.str != _STORED_AS[dtype] or offset is None:
+        if dataset.shape != expected or dataset.dtype.str != STORED_AS[dtype] or offset is None:
             raise ValueError(f"{block.name}/{spec.name} is not the {dtype} dataset of shape {expected} it should be")
         tensors.append(TensorExtent(spec.name, dtype, expected, offset))
     return BlockExtent(block.name, tuple(tensors), _text(group, "checksum"))

@@ -43,7 +43,7 @@ class SlidingWindow:
         plan: Plan,
         trace: Trace | None = None,
         patience: float = DEFAULT_TIMEOUT,
-        used: Callable[[str], None] = lambda name: None,
+        used: Callable[[str], None] | None = None,
     ):
         self._slab = slab
         self._order = tuple(order)
@@ -92,7 +92,8 @@ class SlidingWindow:
         finally:
             if name not in self._plan.pinned:
                 self._release(name)
-        self._used(name)
+        if self._used:
+            self._used(name)
 
     def _wait_for(self, name: str) -> MappedBlock:
         with self._changed:
