@@ -1,0 +1,201 @@
+"""The formats of weights, and how a matrix lies in memory in each of them: what can be told without touching a number.
+
+In every format, 16 output rows lie side by side, so that one load brings the same input's weights of 16 outputs, and no
+sum has to be taken across a register. Nothing here depends on the CPU. docs/slab-format.md draws the layouts.
+"""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from math import prod
+
+TILE = 16
+"""Output rows that lie side by side."""
+
+UNIT = 32
+"""Inputs are padded to a multiple of this many, or of the group."""
+
+GROUPS = (32, 64, 128)
+"""The numbers of inputs that may share a scale."""
+
+WHOLE_ROW = 0
+"""The group of a format with one scale for each row."""
+
+FLOATS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+CODES = {"int8": "|i1", "int4": "|u1", "mxfp4": "|u1", "float8": "|u1"}
+SCALES = {"float16": "<f2", "float32": "<f4", "e8m0": "|u1"}
+STORED_AS = FLOATS | CODES
+"""The numpy type in which each dtype is stored; bfloat16 and the packed dtypes have none of their own."""
+
+# How the weights of a tile follow each other: the shape of one tile's numbers or bytes for 32 inputs.
+_ORDER = {
+    "float32": (32, TILE),
+    "float16": (32, TILE),
+    "bfloat16": (16, TILE, 2),
+    "int8": (8, TILE, 4),
+    "int4": (4, TILE, 4),
+    "mxfp4": (4, TILE, 4),
+    "float8": (32, TILE),
+}
+_INT4_ORDER = "byte (c, row, i) holds input 4c + i of its 32 in the low bits, and 16 + 4c + i in the high bits"
+ORDER_TEXT = {
+    "float32": "rows / 16, inputs, 16 rows",
+    "float16": "rows / 16, inputs, 16 rows",
+    "bfloat16": "rows / 16, inputs / 2, 16 rows, 2 inputs",
+    "int8": "rows / 16, inputs / 4, 16 rows, 4 inputs",
+    "int4": f"rows / 16, inputs / 8, 16 rows, 4 bytes; {_INT4_ORDER}",
+    "mxfp4": f"rows / 16, inputs / 8, 16 rows, 4 bytes; {_INT4_ORDER}",
+    "float8": "rows / 16, inputs, 16 rows",
+}
+"""The axes of the codes in each format, for readers of a slab."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the numbers of a matrix are stored as.
+
+    dtype: float32, float16, bfloat16, or one of the packed ones: a weight is then its code times the scale of its
+        group. int8 (codes -128 to 127), int4 (codes 0 to 15, which stand for -8 to 7), mxfp4 (codes of E2M1), float8
+        (E4M3).
+    group: inputs that share a scale; :data:`WHOLE_ROW` for one scale a row.
+    scales: dtype of the scales: float16, float32, or e8m0 (a power of two, from 2^-127 on).
+    zero_points: whether each group also has a zero point, a code that stands for zero (float16, a whole number).
+    """
+
+    dtype: str
+    group: int = WHOLE_ROW
+    scales: str = ""
+    zero_points: bool = False
+
+    @classmethod
+    def of(cls, dtype: str, group: int = 32, zero_points: bool = False) -> "Format":
+        """The format in which this program stores a dtype by itself."""
+        match dtype:
+            case "int8" | "int4":
+                return cls(dtype, group, "float16", zero_points)
+            case "mxfp4":
+                return cls(dtype, 32, "e8m0")
+            case "float8":
+                return cls(dtype, 128, "float32")
+            case _:
+                return cls(dtype)
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights are codes with scales."""
+        return self.dtype in CODES
+
+    def __str__(self) -> str:
+        """For people, and for keys: ``int4 by 32 with zero points``."""
+        if not self.packed:
+            return self.dtype
+        group = f" by {self.group}" if self.group else " by rows"
+        return f"{self.dtype}{group}{' with zero points' if self.zero_points else ''}"
+
+    def to_json(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Format":
+        return cls(**value)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a stored tensor. name: what is appended to the tensor's. dtype: numpy's."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * int(self.dtype[2:])
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A vector, or a matrix that is read row by row: its numbers in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part("", FLOATS[self.dtype], self.shape),)
+
+    @property
+    def nbytes(self) -> int:
+        return self.parts[0].nbytes
+
+    @property
+    def elements(self) -> int:
+        """How many weights the tensor has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A matrix that is multiplied with: ``rows`` outputs of ``columns`` inputs, in tiles of 16 rows.
+
+    lead: inputs ahead of the first that are only padding. A rank's columns may begin inside a group of the whole
+        matrix; with the lead, its groups are those of the whole matrix, and its weights the same whatever the cut.
+    """
+
+    format: Format
+    rows: int
+    columns: int
+    lead: int = 0
+
+    @classmethod
+    def cut(cls, format: Format, rows: int, start: int, stop: int) -> "Tiled":
+        """The layout of the columns from ``start`` up to ``stop`` of a matrix that has ``rows`` rows."""
+        return cls(format, rows, stop - start, start % format.group if format.group else 0)
+
+    @property
+    def dtype(self) -> str:
+        return self.format.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.columns
+
+    @property
+    def elements(self) -> int:
+        """How many weights the matrix has, without padding."""
+        return self.rows * self.columns
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.rows // TILE)
+
+    @cached_property
+    def inputs(self) -> int:
+        """Columns with padding on both sides."""
+        unit = max(UNIT, self.format.group)
+        return -(-(self.lead + self.columns) // unit) * unit
+
+    @property
+    def groups(self) -> int:
+        """Scales of a row."""
+        return self.inputs // self.format.group if self.format.group else 1
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The arrays that the matrix consists of: codes (or numbers), scales, zero points."""
+        first, *rest = _ORDER[self.dtype]
+        shape = (self.tiles, self.inputs // UNIT * first, *rest)
+        parts = [Part("", STORED_AS[self.dtype], shape)]
+        if self.format.packed:
+            shape = (self.tiles, self.groups, TILE)
+            parts.append(Part(".scales", SCALES[self.format.scales], shape))
+            if self.format.zero_points:
+                parts.append(Part(".zero_points", SCALES["float16"], shape))
+        return tuple(parts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+Layout = Plain | Tiled
+"""How a tensor lies in memory."""
