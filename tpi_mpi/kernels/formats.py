@@ -58,7 +58,8 @@ class Format:
         (E4M3).
     group: inputs that share a scale; :data:`WHOLE_ROW` for one scale a row.
     scales: dtype of the scales: float16, float32, or e8m0 (a power of two, from 2^-127 on).
-    zero_points: whether each group also has a zero point, a code that stands for zero (float16, a whole number).
+    zero_points: whether each group also has a zero point, a code that stands for zero: a whole number, in the dtype of
+        the scales.
     """
 
     dtype: str
@@ -189,7 +190,7 @@ class Tiled:
             shape = (self.tiles, self.groups, TILE)
             parts.append(Part(".scales", SCALES[self.format.scales], shape))
             if self.format.zero_points:
-                parts.append(Part(".zero_points", SCALES["float16"], shape))
+                parts.append(Part(".zero_points", SCALES[self.format.scales], shape))
         return tuple(parts)
 
     @property

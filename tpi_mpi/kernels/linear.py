@@ -1,11 +1,43 @@
-"""The door: the product of states with an operand, whatever its format."""
+"""The door: the product of states with operands, whatever their format and whatever the CPU."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 
-from tpi_mpi.kernels import fallback
 from tpi_mpi.kernels.operand import Operand
 
+TWO_PLANES, ONE_PLANE = "exact", "int8"
 
-def linear(states: torch.Tensor, operand: Operand) -> torch.Tensor:
-    """States (M, K) times the transpose of the operand (N, K): (M, N) in float32."""
-    return fallback.linear(states, operand)
+
+class Linear(Protocol, AbstractContextManager):
+    """Multiplies states with operands.
+
+    Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many, within
+    one kind of work: :data:`tpi_mpi.kernels.table.DECODE` or PROMPT.
+    """
+
+    def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
+        """States (M, K) in float32 times the transpose of the operand (N, K): (M, N) in float32."""
+
+    def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
+        """The same states times each of several operands, which must have one format and the same columns."""
+
+    def adapt(self) -> None:
+        """To be called now and then: uses fewer threads while other programs need the cores."""
+
+
+def open_linear(threads: int = 1, planes: int = 2) -> Linear:
+    """Compiled kernels where Numba is installed, and torch's operators on dequantized weights where it is not.
+
+    threads: that compute, the caller's included. planes: bytes of a state where weights are multiplied as integers.
+    """
+    if find_spec("numba") is None:
+        from tpi_mpi.kernels.fallback import Fallback
+
+        return Fallback(threads)
+    from tpi_mpi.kernels.multiplier import Multiplier
+
+    return Multiplier(threads, planes)

@@ -1,5 +1,7 @@
 """A matrix as it lies in memory, ready to be multiplied with."""
 
+from functools import cached_property
+
 import numpy as np
 
 from tpi_mpi.kernels.formats import Tiled
@@ -23,6 +25,16 @@ class Operand:
     @property
     def nbytes(self) -> int:
         return self.layout.nbytes
+
+    @cached_property
+    def arguments(self) -> np.ndarray:
+        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.product`."""
+        first, *others = self.parts
+        addresses = [part.ctypes.data for part in others] + [0, 0]
+        of_tile = others[0].nbytes // self.layout.tiles if others else 0
+        step = of_tile // self.layout.groups if self.layout.format.group else 0
+        weights = first.nbytes // self.layout.tiles
+        return np.array([first.ctypes.data, *addresses[:2], weights, of_tile, step], np.int64)
 
     @classmethod
     def of(cls, layout: Tiled, buffer, offsets: tuple[int, ...]) -> "Operand":

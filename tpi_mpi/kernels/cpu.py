@@ -1,0 +1,80 @@
+"""What the CPU can do, as far as kernels care."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tpi_mpi.common.errors import UserError
+
+X86, ARM = "x86_64", "aarch64"
+
+# What LLVM calls the features, each with those that it stands on and that a list by hand may leave out.
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})
+
+# The features of CPUs that NUMBA_CPU_NAME may name, by the oldest CPU that has them.
+_NAMED: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "x86-64-v3"), _AVX2),
+    **dict.fromkeys(("skylake-avx512", "x86-64-v4"), _AVX2 | _AVX512),
+    **dict.fromkeys(("cascadelake", "icelake-client", "icelake-server"), _AVX2 | _AVX512 | {"avx512vnni"}),
+    **dict.fromkeys(("alderlake", "raptorlake", "meteorlake"), _AVX2 | {"avxvnni"}),
+    **dict.fromkeys(
+        ("cooperlake", "sapphirerapids", "znver4", "znver5"), _AVX2 | _AVX512 | {"avx512vnni", "avx512bf16"}
+    ),
+    **dict.fromkeys(("cortex-a72", "cortex-a53"), frozenset({"neon"})),
+    **dict.fromkeys(("neoverse-n1", "cortex-a76", "apple-m1"), frozenset({"neon", "dotprod"})),
+}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The instructions that kernels may use. LLVM ends the process where one is missing, so none is tried out.
+
+    machine: ``x86_64`` or ``aarch64``. dot: the instruction that sums products of four pairs of bytes: ``vnni512``,
+        ``vnni256``, ``maddubs`` (AVX2), ``sdot`` or ``plain``. bfloat16: whether there is one for pairs of bfloat16.
+    wide: whether registers hold 16 numbers of 32 bits.
+    """
+
+    machine: str
+    dot: str
+    wide: bool = False
+    bfloat16: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people: ``AVX-512 with VNNI and BF16``."""
+        if self.machine == ARM:
+            return "NEON with dot products" if self.dot == "sdot" else "NEON"
+        if self.machine != X86 or self.dot == "plain":
+            return "no vector instructions"
+        extra = [*(["VNNI"] if "vnni" in self.dot else []), *(["BF16"] if self.bfloat16 else [])]
+        return f"{'AVX-512' if self.wide else 'AVX2'}{' with ' if extra else ''}{' and '.join(extra)}"
+
+    @classmethod
+    def of(cls, machine: str, features: frozenset[str]) -> "Cpu":
+        """The best instructions among the features, which have LLVM's names."""
+        if machine == ARM:
+            return cls(ARM, "sdot" if "dotprod" in features else "plain")
+        if not features.issuperset(_AVX2):
+            return cls(machine, "plain")
+        if features.issuperset(_AVX512):
+            dot = "vnni512" if "avx512vnni" in features else "maddubs"
+            return cls(X86, dot, wide=True, bfloat16="avx512bf16" in features)
+        return cls(X86, "vnni256" if "avxvnni" in features else "maddubs")
+
+
+def this_cpu() -> Cpu:
+    """The CPU that numba compiles for: this machine's, or the one that NUMBA_CPU_NAME names.
+
+    Raises UserError if NUMBA_CPU_NAME names one whose features are not known here.
+    """
+    from llvmlite import binding
+    from numba import config
+
+    machine = {"arm64": ARM, "amd64": X86}.get(platform.machine().lower(), platform.machine().lower())
+    name = config.CPU_NAME
+    if name and name != "host":
+        if name not in (*_NAMED, "generic"):
+            raise UserError(f"NUMBA_CPU_NAME is {name}, which is not known; use generic or {', '.join(_NAMED)}")
+        return Cpu.of(machine, _NAMED.get(name, frozenset()))
+    return Cpu.of(machine, frozenset(feature for feature, has in binding.get_host_cpu_features().items() if has))

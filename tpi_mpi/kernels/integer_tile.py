@@ -1,0 +1,176 @@
+"""The product of a tile of codes with some rows of states that are bytes: the code of one kernel.
+
+A group at a time: the codes are loaded and unpacked, and each instruction adds the products of four inputs for 16
+outputs at once, in integers, without rounding. Then the sums are scaled and added up in float32. Every row goes through
+the same operations in the same order whatever the number of rows, so its result does not depend on the others.
+"""
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from tpi_mpi.kernels.cpu import Cpu
+from tpi_mpi.kernels.formats import TILE, UNIT
+from tpi_mpi.kernels.packing import E2M1, INT4_ZERO
+from tpi_mpi.kernels.rounding import FINE
+from tpi_mpi.kernels.simd import F16, F32, I8, I32, LANES, Emitter, signed_offset
+
+# From this many rows on, weights are asked for 4 KiB ahead: it gains up to half at 8 rows, and loses at one.
+_PREFETCH_FROM, _PREFETCH = 4, 4096
+
+_MXFP4_OFFSET = 12
+_MXFP4_TABLE = [int(2 * value) + _MXFP4_OFFSET for value in E2M1]
+
+
+@dataclass(frozen=True)
+class IntegerTile:
+    """Which kernel.
+
+    dtype: int8, int4 or mxfp4. scales, zero_points: of the format. group: inputs that share a scale and a sum.
+    planes: 1 or 2, the bytes of a state. height: rows of states.
+    """
+
+    dtype: str
+    scales: str
+    zero_points: bool
+    group: int
+    planes: int
+    height: int
+
+
+@dataclass(frozen=True)
+class IntegerArguments:
+    """Where a tile finds what it needs; addresses and bytes, all 64 bits.
+
+    weights, scales, zero_points: of the tile. scale_step: bytes from the scales of one group to those of the next; 0
+        where a row has only one. groups: how many there are.
+    states: int8 (inputs / 32, height, planes, 32). steps: float32 (groups, height), the size of a state of 1.
+    offsets: int32 (groups, height, planes), what corrects the sums for the offset of the codes. sums: float32 (groups,
+        height), the sum of a group's states, which the zero point is multiplied with.
+    out: float32 (height, out_step bytes): 16 results a row.
+    """
+
+    weights: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value
+    scale_step: ir.Value
+    groups: ir.Value
+    states: ir.Value
+    steps: ir.Value
+    offsets: ir.Value
+    sums: ir.Value
+    out: ir.Value
+    out_step: ir.Value
+
+
+def code_offset(dtype: str, zero_points: bool, cpu: Cpu) -> int:
+    """What the codes are too large by, as the CPU's instruction sees them; 0 where zero points say it."""
+    if dtype == "int8":
+        return signed_offset(cpu)
+    if dtype == "mxfp4":
+        return _MXFP4_OFFSET
+    return 0 if zero_points else INT4_ZERO
+
+
+def emit_integer_tile(emit: Emitter, tile: IntegerTile, at: IntegerArguments) -> None:
+    """Writes the kernel's code."""
+    _Writer(emit, tile, at).write()
+
+
+class _Writer:
+    def __init__(self, emit: Emitter, tile: IntegerTile, at: IntegerArguments):
+        self.emit, self.tile, self.at = emit, tile, at
+        self.rows = range(tile.height)
+        self.corrected = code_offset(tile.dtype, tile.zero_points, emit.cpu) != 0
+
+    def write(self) -> None:
+        emit, at = self.emit, self.at
+        results = [emit.variable(emit.constant(0.0, F32)) for _ in self.rows]
+        with emit.loop(at.groups) as group:
+            sums = self.group_sums(group)
+            self.add_scaled(results, sums, group)
+        for row, result in enumerate(results):
+            emit.store(emit.get(result), emit.builder.add(at.out, emit.times(at.out_step, row)))
+
+    def group_sums(self, group: ir.Value) -> list[list[ir.Value]]:
+        """The integer sums of a group, by row and plane."""
+        totals = [[self.first_sum(group, row, plane) for plane in range(self.tile.planes)] for row in self.rows]
+        units = self.tile.group // UNIT
+        for index in range(units):
+            unit = self.emit.plus(self.emit.times(group, units), index)
+            for words, inputs in self.codes(unit):
+                self.add_products(totals, words, unit, inputs)
+        return totals
+
+    def first_sum(self, group: ir.Value, row: int, plane: int) -> ir.Value:
+        if not self.corrected:
+            return self.emit.constant(0, I32)
+        across = self.tile.height * self.tile.planes
+        offset = self.emit.plus(self.emit.times(group, 4 * across), 4 * (row * self.tile.planes + plane))
+        return self.emit.broadcast(self.at.offsets, offset, I32)
+
+    def codes(self, unit: ir.Value):
+        """The codes of 32 inputs, four at a time: 16 lanes of four bytes, and the first of the four inputs."""
+        emit, mask, shift = self.emit, self.emit.constant(0x0F0F0F0F, I32), self.emit.constant(4, I32)
+        loads = 8 if self.tile.dtype == "int8" else 4
+        base = emit.times(unit, loads * 4 * LANES)
+        for index in range(loads):
+            words = self.load(emit.plus(base, index * 4 * LANES))
+            if loads == 8:
+                yield words, 4 * index
+                continue
+            yield self.decoded(emit.builder.and_(words, mask)), 4 * index
+            yield self.decoded(emit.builder.and_(emit.builder.lshr(words, shift), mask)), UNIT // 2 + 4 * index
+
+    def load(self, offset: ir.Value) -> ir.Value:
+        if self.tile.height >= _PREFETCH_FROM:
+            self.emit.prefetch(self.at.weights, self.emit.plus(offset, _PREFETCH))
+        return self.emit.load(self.at.weights, offset, I32)
+
+    def decoded(self, words: ir.Value) -> ir.Value:
+        return self.emit.shuffle_bytes(_MXFP4_TABLE, words) if self.tile.dtype == "mxfp4" else words
+
+    def add_products(self, totals: list[list[ir.Value]], words: ir.Value, unit: ir.Value, inputs: int) -> None:
+        emit, tile = self.emit, self.tile
+        dot = emit.dot_signed if tile.dtype == "int8" else emit.dot
+        base = emit.times(unit, UNIT * tile.height * tile.planes)
+        for row in self.rows:
+            for plane in range(tile.planes):
+                offset = emit.plus(base, UNIT * (row * tile.planes + plane) + inputs)
+                state = emit.broadcast(self.at.states, offset, I32)
+                totals[row][plane] = dot(totals[row][plane], words, state)
+
+    def add_scaled(self, results: list[ir.Value], sums: list[list[ir.Value]], group: ir.Value) -> None:
+        emit, at, height = self.emit, self.at, self.tile.height
+        place = emit.builder.mul(group, at.scale_step)
+        scales = self.numbers(at.scales, place)
+        zeros = self.numbers(at.zero_points, place) if self.tile.zero_points else None
+        for row in self.rows:
+            here = emit.plus(emit.times(group, 4 * height), 4 * row)
+            total = self.planes_together(sums[row])
+            if zeros is not None:
+                total = emit.fma(zeros, emit.broadcast(at.sums, here, F32), total)
+            scale = emit.builder.fmul(scales, emit.broadcast(at.steps, here, F32))
+            emit.set(results[row], emit.fma(total, scale, emit.get(results[row])))
+
+    def planes_together(self, sums: list[ir.Value]) -> ir.Value:
+        first, *fine = (self.emit.to_float(total) for total in sums)
+        return self.emit.fma(fine[0], self.emit.constant(1 / FINE, F32), first) if fine else first
+
+    def numbers(self, address: ir.Value, place: ir.Value) -> ir.Value:
+        """16 scales or zero points as float32."""
+        match self.tile.scales:
+            case "float16":
+                return self.emit.widen(self.emit.load(address, place, F16))
+            case "float32":
+                return self.emit.load(address, place, F32)
+        return self.powers_of_two(self.emit.load(address, place, I8))
+
+    def powers_of_two(self, exponents: ir.Value) -> ir.Value:
+        """Half of 2^(exponent - 127), since the table of codes holds twice their values."""
+        emit, builder = self.emit, self.emit.builder
+        wide = builder.zext(exponents, ir.VectorType(I32, TILE))
+        bits = builder.shl(wide, emit.constant(23, I32))
+        least = builder.icmp_unsigned("==", wide, emit.constant(0, I32))
+        bits = builder.select(least, emit.constant(1 << 22, I32), bits)  # 2^-127 is a denormal number
+        return builder.fmul(builder.bitcast(bits, ir.VectorType(F32, TILE)), emit.constant(0.5, F32))

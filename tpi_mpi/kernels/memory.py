@@ -1,0 +1,21 @@
+"""Arrays over memory that compiled functions know by its address."""
+
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from tpi_mpi.kernels.compiled import compiled
+
+
+@intrinsic
+def _pointer(typing, address):
+    def emit(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), emit
+
+
+@compiled
+def array_at(address, count, dtype):
+    """``count`` numbers of a type from an address on."""
+    return carray(_pointer(address), (count,), dtype)

@@ -1,0 +1,139 @@
+"""States, the other factor of a product, put in the order and the types in which kernels read them.
+
+Rows are taken ``height`` at a time; what is left of them at the end is filled up to a power of two with rows of zeros.
+The rows of each such pack lie together, input by input; the arguments of the tiles tell the shapes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tpi_mpi.kernels.compiled import compiled
+from tpi_mpi.kernels.formats import UNIT
+from tpi_mpi.kernels.memory import array_at
+from tpi_mpi.kernels.tiles import round_group
+
+(
+    STATES,  # address: float32 (rows, columns)
+    ROWS,
+    COLUMNS,
+    LEAD,  # inputs ahead of the first column, which are zero
+    INPUTS,  # with padding on both sides
+    HEIGHT,
+    GROUP,
+    GROUPS,
+    PLANES,
+    CODE_OFFSET,
+    ORDERED,  # address: bytes, float32 or bfloat16
+    STEPS,  # address: float32
+    OFFSETS,  # address: int32
+    SUMS,  # address: float32
+    OPERANDS,  # how many follow
+    ARGUMENTS,
+) = range(16)
+"""The places of a product's arguments, which are int64, and how many there are."""
+
+
+@compiled
+def pack_height(rows, height):
+    """The number of rows in a pack for which ``rows`` rows are left: a power of two up to ``height``."""
+    if rows >= height:
+        return height
+    size = 1
+    while size < rows:
+        size *= 2
+    return size
+
+
+def order_floats(first, stop, address):
+    """Puts the packs from ``first`` up to ``stop`` in the order (inputs, rows of the pack)."""
+    a = array_at(address, ARGUMENTS, np.int64)
+    columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
+    for row in range(first * height, min(stop * height, a[ROWS]), height):
+        count = min(a[ROWS] - row, height)
+        size = pack_height(count, height)
+        source = array_at(a[STATES] + 4 * row * columns, count * columns, np.float32)
+        target = array_at(a[ORDERED] + 4 * row * inputs, size * inputs, np.float32)
+        if count < size or columns < inputs:
+            target[:] = 0
+        for r in range(count):
+            own = source[r * columns : (r + 1) * columns]
+            if size == 1:
+                target[a[LEAD] : a[LEAD] + columns] = own
+            else:
+                target[a[LEAD] * size + r : (a[LEAD] + columns) * size : size] = own
+
+
+def order_rounded(first, stop, address):
+    """The same in bfloat16 and in the order (inputs / 2, rows of the pack, 2)."""
+    a = array_at(address, ARGUMENTS, np.int64)
+    columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
+    for row in range(first * height, min(stop * height, a[ROWS]), height):
+        count = min(a[ROWS] - row, height)
+        size = pack_height(count, height)
+        source = array_at(a[STATES] + 4 * row * columns, count * columns, np.uint32)
+        target = array_at(a[ORDERED] + 2 * row * inputs, size * inputs, np.uint16)
+        if count < size or columns < inputs:
+            target[:] = 0
+        for r in range(count):
+            for k in range(columns):
+                target[(k // 2 * size + r) * 2 + k % 2] = _rounded(source[r * columns + k])
+
+
+@compiled
+def _rounded(bits):
+    """The bits of the nearest bfloat16, of those of a float32; to even at equal distances."""
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+        return np.uint16(bits >> np.uint32(16) | np.uint32(0x40))
+    even = bits >> np.uint32(16) & np.uint32(1)
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+
+
+def order_bytes_in(group: int, planes: int) -> Callable:
+    """What does the same in bytes, for one size of groups, in the order (inputs / 32, rows of the pack, planes, 32)."""
+
+    @compiled
+    def order_row(a, states, count, first_unit, first_group, size):
+        """Rounds one row, whose first bytes and steps have these numbers within its pack."""
+        padded = np.zeros(group, np.float32)
+        for g in range(a[GROUPS]):
+            start = g * group - a[LEAD]
+            address = states + 4 * start
+            if start < 0 or start + group > count:
+                address = _padded(states, start, count, padded)
+            at = first_group + g * size
+            round_group(
+                group,
+                planes,
+                address,
+                a[ORDERED] + (first_unit + g * group // UNIT * size) * planes * UNIT,
+                size * planes * UNIT,
+                a[STEPS] + 4 * at,
+                a[OFFSETS] + 4 * at * planes,
+                a[SUMS] + 4 * at,
+                a[CODE_OFFSET],
+            )
+
+    def order_bytes(first, stop, address):
+        a = array_at(address, ARGUMENTS, np.int64)
+        height, columns, units = a[HEIGHT], a[COLUMNS], a[INPUTS] // UNIT
+        for row in range(first * height, min(stop * height, a[ROWS]), height):
+            count = min(a[ROWS] - row, height)
+            size = pack_height(count, height)
+            for r in range(size):
+                if r < count:
+                    states, present = a[STATES] + 4 * (row + r) * columns, columns
+                else:
+                    states, present = a[STATES], 0  # a row of zeros
+                order_row(a, states, present, row * units + r, row * a[GROUPS] + r, size)
+
+    return order_bytes
+
+
+@compiled
+def _padded(states, start, count, padded):
+    """Copies the states from ``start`` on, of a row that has ``count``; zeros where there are none."""
+    row = array_at(states, count, np.float32)
+    for i in range(len(padded)):
+        padded[i] = row[start + i] if 0 <= start + i < count else np.float32(0)
+    return padded.ctypes.data

@@ -1,0 +1,60 @@
+"""Which kernel multiplies with a format on a CPU, as data."""
+
+from dataclasses import dataclass
+
+from tpi_mpi.kernels.cpu import Cpu
+from tpi_mpi.kernels.formats import GROUPS, Tiled
+
+INTEGER, FLOAT, ROUNDED = "integer", "float", "rounded"
+"""Kinds of kernels: states as bytes, as float32, or as bfloat16."""
+
+DECODE, PROMPT = "decode", "prompt"
+"""Kinds of work. Within each, a row's result is bitwise the same whatever the other rows are, and however many."""
+
+_INTEGER_FORMATS = ("int8", "int4", "mxfp4")
+
+# The most rows of states for which sums and weights fit in the CPU's registers, by kind and planes.
+_WIDE = {(INTEGER, 1): 8, (INTEGER, 2): 8, (FLOAT, 1): 8, (ROUNDED, 1): 8}
+_NARROW = {(INTEGER, 1): 2, (INTEGER, 2): 1, (FLOAT, 1): 2}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel's settings.
+
+    kind: what states it takes. dtype, scales, zero_points: of the format. group: inputs that are summed up before they
+    are scaled; for float8 and integers. planes: bytes of a state. height: the most rows that it computes together.
+    """
+
+    kind: str
+    dtype: str
+    scales: str
+    zero_points: bool
+    group: int
+    planes: int
+    height: int
+
+    def __str__(self) -> str:
+        """For people: ``int4 with 2 planes, 8 rows at a time``."""
+        states = {INTEGER: f"{self.planes} {'planes' if self.planes > 1 else 'plane'}", FLOAT: "float32 states"}
+        return f"{self.dtype} with {states.get(self.kind, 'bfloat16 states')}, {self.height} rows at a time"
+
+
+def choose(layout: Tiled, work: str, planes: int, cpu: Cpu) -> Kernel:
+    """The kernel for a matrix. planes: the bytes of a state where the format is multiplied as integers: 1 or 2."""
+    format, heights = layout.format, _WIDE if cpu.wide else _NARROW
+    kind = _kind(format.dtype, work, cpu)
+    planes = planes if kind == INTEGER else 1
+    group = summed_together(layout) if format.packed else 0
+    return Kernel(kind, format.dtype, format.scales, format.zero_points, group, planes, heights[kind, planes])
+
+
+def _kind(dtype: str, work: str, cpu: Cpu) -> str:
+    if dtype in _INTEGER_FORMATS:
+        return INTEGER
+    return ROUNDED if dtype == "bfloat16" and work == PROMPT and cpu.bfloat16 else FLOAT
+
+
+def summed_together(layout: Tiled) -> int:
+    """Inputs whose products are added up before they are scaled: the group, or as much of a row as divides it."""
+    return layout.format.group or max(size for size in GROUPS if layout.inputs % size == 0)

@@ -1,0 +1,81 @@
+"""The tiles' code as functions that compiled functions call."""
+
+from dataclasses import replace
+
+from numba import types
+from numba.core import errors
+from numba.extending import intrinsic
+
+from tpi_mpi.kernels.cpu import this_cpu
+from tpi_mpi.kernels.float_tile import FloatArguments, FloatTile, emit_float_tile
+from tpi_mpi.kernels.integer_tile import IntegerArguments, IntegerTile, emit_integer_tile
+from tpi_mpi.kernels.rounding import RoundingArguments, emit_rounding
+from tpi_mpi.kernels.simd import Emitter
+from tpi_mpi.kernels.table import INTEGER, ROUNDED, Kernel
+
+_INT = types.int64
+
+
+def spelled(kernel: Kernel) -> str:
+    """A kernel as one word: Numba keys compiled code by words and numbers, which do not change between runs."""
+    zero_points = "z" if kernel.zero_points else "-"
+    return (
+        f"{kernel.kind} {kernel.dtype} {kernel.scales or '-'} {zero_points} {kernel.group} {kernel.planes} "
+        f"{kernel.height}"
+    )
+
+
+def read(word: str) -> Kernel:
+    """The opposite of :func:`spelled`."""
+    kind, dtype, scales, zero_points, *numbers = word.split()
+    return Kernel(kind, dtype, scales.strip("-"), zero_points == "z", *map(int, numbers))
+
+
+@intrinsic(prefer_literal=True)
+def round_group(typing, group, planes, states, target, unit_step, step, offsets, total, code_offset):
+    """Rounds one group of states to bytes; the group and the planes must be literal. See :mod:`.rounding`."""
+    if not (isinstance(group, types.IntegerLiteral) and isinstance(planes, types.IntegerLiteral)):
+        raise errors.TypingError("the group and the planes must be literal")
+    cpu = this_cpu()
+
+    def emit(context, builder, signature, arguments):
+        at = RoundingArguments(*arguments[2:])
+        emit_rounding(Emitter(builder, cpu), group.literal_value, planes.literal_value, at)
+        return context.get_dummy_value()
+
+    return types.void(group, planes, *[_INT] * 7), emit
+
+
+@intrinsic(prefer_literal=True)
+def multiply_tile(
+    typing, kernel, height, weights, scales, zeros, scale_step, inputs, ordered, steps, offsets, sums, out, out_step
+):
+    """Multiplies 16 rows of weights with a pack of ``height`` rows of states.
+
+    kernel: a word that :func:`spelled` made; it and the height must be literal. The others are addresses and bytes, as
+    in :class:`IntegerArguments` and :class:`FloatArguments`.
+    """
+    if not (isinstance(kernel, types.StringLiteral) and isinstance(height, types.IntegerLiteral)):
+        raise errors.TypingError("the kernel and its height must be literal")
+    chosen, rows, cpu = read(kernel.literal_value), height.literal_value, this_cpu()
+
+    def emit(context, builder, signature, arguments):
+        emit_tile(Emitter(builder, cpu), replace(chosen, height=rows), arguments[2:])
+        return context.get_dummy_value()
+
+    return types.void(kernel, height, *[_INT] * 11), emit
+
+
+def emit_tile(emit: Emitter, kernel: Kernel, arguments) -> None:
+    """Writes the code of one tile. arguments: the last eleven of :func:`multiply_tile`."""
+    weights, scales, zero_points, scale_step, inputs, ordered, steps, offsets, sums, out, out_step = arguments
+    if kernel.kind == INTEGER:
+        tile = IntegerTile(kernel.dtype, kernel.scales, kernel.zero_points, kernel.group, kernel.planes, kernel.height)
+        groups = emit.builder.udiv(inputs, inputs.type(kernel.group))
+        at = IntegerArguments(
+            weights, scales, zero_points, scale_step, groups, ordered, steps, offsets, sums, out, out_step
+        )
+        emit_integer_tile(emit, tile, at)
+    else:
+        tile = FloatTile(kernel.dtype, kernel.group, kernel.height, kernel.kind == ROUNDED)
+        emit_float_tile(emit, tile, FloatArguments(weights, scales, scale_step, inputs, ordered, out, out_step))
