@@ -1,8 +1,10 @@
 """The formats of weights, and the products of activations with them.
 
-formats    the formats, and how a matrix lies in memory in each
-packing    rows of a matrix into tiles, and back
-operand    a matrix as it lies in memory
-linear     the door: the product of states with an operand
-fallback   the same without compiled kernels
+formats       the formats, and how a matrix lies in memory in each
+packing       rows of a matrix into tiles, and back
+operand       a matrix as it lies in memory
+linear        the door: the product of states with operands
+cpu           what the CPU can do
+table         which kernel multiplies with which format
+fallback      products without compiled kernels
 """

@@ -41,11 +41,16 @@ class Cpu:
     bfloat16: bool = False
 
     @property
+    def vectors(self) -> bool:
+        """Whether it has the vector instructions that kernels are made of."""
+        return self.machine == ARM or self.dot != "plain"
+
+    @property
     def name(self) -> str:
         """For people: ``AVX-512 with VNNI and BF16``."""
         if self.machine == ARM:
             return "NEON with dot products" if self.dot == "sdot" else "NEON"
-        if self.machine != X86 or self.dot == "plain":
+        if not self.vectors:
             return "no vector instructions"
         extra = [*(["VNNI"] if "vnni" in self.dot else []), *(["BF16"] if self.bfloat16 else [])]
         return f"{'AVX-512' if self.wide else 'AVX2'}{' with ' if extra else ''}{' and '.join(extra)}"

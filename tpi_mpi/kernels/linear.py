@@ -7,9 +7,8 @@ from typing import Protocol
 
 import torch
 
+from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.operand import Operand
-
-TWO_PLANES, ONE_PLANE = "exact", "int8"
 
 
 class Linear(Protocol, AbstractContextManager):
@@ -29,15 +28,20 @@ class Linear(Protocol, AbstractContextManager):
         """To be called now and then: uses fewer threads while other programs need the cores."""
 
 
+def kernels_available() -> bool:
+    """Whether Numba is installed, and the CPU has the instructions without which torch is as fast."""
+    return find_spec("numba") is not None and this_cpu().vectors
+
+
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:
     """Compiled kernels where Numba is installed, and torch's operators on dequantized weights where it is not.
 
     threads: that compute, the caller's included. planes: bytes of a state where weights are multiplied as integers.
     """
-    if find_spec("numba") is None:
+    if not kernels_available():
         from tpi_mpi.kernels.fallback import Fallback
 
-        return Fallback(threads)
-    from tpi_mpi.kernels.multiplier import Multiplier
+        return Fallback()
+    from tpi_mpi.kernels.compiled.multiplier import Multiplier
 
     return Multiplier(threads, planes)

@@ -28,7 +28,7 @@ class Operand:
 
     @cached_property
     def arguments(self) -> np.ndarray:
-        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.product`."""
+        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.compiled.product`."""
         first, *others = self.parts
         addresses = [part.ctypes.data for part in others] + [0, 0]
         of_tile = others[0].nbytes // self.layout.tiles if others else 0

@@ -15,7 +15,7 @@ _INTEGER_FORMATS = ("int8", "int4", "mxfp4")
 
 # The most rows of states for which sums and weights fit in the CPU's registers, by kind and planes.
 _WIDE = {(INTEGER, 1): 8, (INTEGER, 2): 8, (FLOAT, 1): 8, (ROUNDED, 1): 8}
-_NARROW = {(INTEGER, 1): 2, (INTEGER, 2): 1, (FLOAT, 1): 2}
+_NARROW = {(INTEGER, 1): 4, (INTEGER, 2): 2, (FLOAT, 1): 4}
 
 
 @dataclass(frozen=True)

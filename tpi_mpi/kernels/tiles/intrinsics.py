@@ -7,11 +7,11 @@ from numba.core import errors
 from numba.extending import intrinsic
 
 from tpi_mpi.kernels.cpu import this_cpu
-from tpi_mpi.kernels.float_tile import FloatArguments, FloatTile, emit_float_tile
-from tpi_mpi.kernels.integer_tile import IntegerArguments, IntegerTile, emit_integer_tile
-from tpi_mpi.kernels.rounding import RoundingArguments, emit_rounding
-from tpi_mpi.kernels.simd import Emitter
 from tpi_mpi.kernels.table import INTEGER, ROUNDED, Kernel
+from tpi_mpi.kernels.tiles.emitter import Emitter
+from tpi_mpi.kernels.tiles.float_tile import FloatArguments, FloatTile, emit_float_tile
+from tpi_mpi.kernels.tiles.integer_tile import IntegerArguments, IntegerTile, emit_integer_tile
+from tpi_mpi.kernels.tiles.rounding import RoundingArguments, emit_rounding
 
 _INT = types.int64
 

@@ -12,8 +12,8 @@ from llvmlite import ir
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, UNIT
 from tpi_mpi.kernels.packing import E2M1, INT4_ZERO
-from tpi_mpi.kernels.rounding import FINE
-from tpi_mpi.kernels.simd import F16, F32, I8, I32, LANES, Emitter, signed_offset
+from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I32, LANES, Emitter, signed_offset
+from tpi_mpi.kernels.tiles.rounding import FINE
 
 # From this many rows on, weights are asked for 4 KiB ahead: it gains up to half at 8 rows, and loses at one.
 _PREFETCH_FROM, _PREFETCH = 4, 4096

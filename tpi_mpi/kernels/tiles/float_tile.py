@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tpi_mpi.kernels.simd import F16, F32, I8, I16, I32, LANES, Emitter
+from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I16, I32, LANES, Emitter
 
 # Inputs whose code is written out between two jumps.
 _UNROLLED = 16

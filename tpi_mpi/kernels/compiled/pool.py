@@ -16,8 +16,8 @@ import weakref
 
 import numpy as np
 
-from tpi_mpi.kernels.atomics import add, call, load, nanoseconds, pause, sleep_while, store, wake, yield_core
-from tpi_mpi.kernels.compiled import compiled
+from tpi_mpi.kernels.compiled.atomics import add, call, load, nanoseconds, pause, sleep_while, store, wake, yield_core
+from tpi_mpi.kernels.compiled.jit import compiled
 
 # Where the numbers of the control block lie, in bytes; those that different threads write are on different cache lines.
 _TICKET, _DONE, _SLEEPING, _STOPPED, _ACTIVE, _WAITED, _WORKED, _JOBS = 0, 64, 128, 192, 200, 256, 264, 320

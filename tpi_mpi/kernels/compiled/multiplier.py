@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tpi_mpi.kernels import product, states
+from tpi_mpi.kernels.compiled import product, states
+from tpi_mpi.kernels.compiled.pool import Pool
+from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, TILES_BEFORE
+from tpi_mpi.kernels.compiled.states import ARGUMENTS
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.integer_tile import code_offset
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.pool import Pool
-from tpi_mpi.kernels.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, TILES_BEFORE
-from tpi_mpi.kernels.states import ARGUMENTS
 from tpi_mpi.kernels.table import INTEGER, Kernel, choose
+from tpi_mpi.kernels.tiles.integer_tile import code_offset
 
 # Bytes of weights that a thread claims at a time: much longer than claiming takes, much shorter than the whole.
 _CHUNK = 64 * 1024

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled import compiled
+from tpi_mpi.kernels.compiled.jit import compiled
+from tpi_mpi.kernels.compiled.memory import array_at
 from tpi_mpi.kernels.formats import UNIT
-from tpi_mpi.kernels.memory import array_at
-from tpi_mpi.kernels.tiles import round_group
+from tpi_mpi.kernels.tiles.intrinsics import round_group
 
 (
     STATES,  # address: float32 (rows, columns)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from tpi_mpi.kernels.formats import UNIT
-from tpi_mpi.kernels.simd import F32, I8, I32, LANES, Emitter
+from tpi_mpi.kernels.tiles.emitter import F32, I8, I32, LANES, Emitter
 
 FINE = 254
 """How many steps of the second plane make one of the first."""

@@ -5,11 +5,11 @@ from functools import cache
 
 import numpy as np
 
-from tpi_mpi.kernels import states
-from tpi_mpi.kernels.compiled import compiled, kernel_address
-from tpi_mpi.kernels.memory import array_at
-from tpi_mpi.kernels.pool import run
-from tpi_mpi.kernels.states import (
+from tpi_mpi.kernels.compiled import states
+from tpi_mpi.kernels.compiled.jit import compiled, kernel_address
+from tpi_mpi.kernels.compiled.memory import array_at
+from tpi_mpi.kernels.compiled.pool import run
+from tpi_mpi.kernels.compiled.states import (
     ARGUMENTS,
     GROUPS,
     INPUTS,
@@ -23,7 +23,7 @@ from tpi_mpi.kernels.states import (
     pack_height,
 )
 from tpi_mpi.kernels.table import FLOAT, INTEGER, ROUNDED, Kernel
-from tpi_mpi.kernels.tiles import multiply_tile, spelled
+from tpi_mpi.kernels.tiles.intrinsics import multiply_tile, spelled
 
 (
     WEIGHTS,  # address

@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from tpi_mpi.kernels.compiled import compiled
+from tpi_mpi.kernels.compiled.jit import compiled
 
 
 @intrinsic

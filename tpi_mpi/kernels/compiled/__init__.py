@@ -1,0 +1,10 @@
+"""Products by compiled code, and the threads that run it.
+
+jit         functions that Numba compiles, and where it keeps them
+memory      arrays over memory known by its address
+atomics     instructions on memory that threads share
+pool        the threads
+states      states in the order that kernels read
+product     tiles of weights times packs of states
+multiplier  products, prepared once and run on the threads
+"""
