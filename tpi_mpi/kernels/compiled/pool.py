@@ -70,7 +70,7 @@ def _work(control, index):
 def run(control, kernel, arguments, items, together):
     """Has ``items`` items of work done by a kernel, ``together`` at a time, and returns when all are done.
 
-    control: address of a pool's. kernel, arguments: addresses; see :func:`tpi_mpi.kernels.compiled.kernel`.
+    control: address of a pool's. kernel, arguments: addresses; see :func:`tpi_mpi.kernels.compiled.jit.kernel_address`.
     """
     if load(control + _ACTIVE) == 0 or items <= together:
         call(kernel, 0, items, arguments)
@@ -111,7 +111,7 @@ class Pool:
         self._words = self._shared[(self.control - self._shared.ctypes.data) // 8 :]
         self.threads = threads
         self._patience = Patience(threads)
-        self._use(threads)
+        self.use(threads)
         self._workers = [
             threading.Thread(target=_work, args=(self.control, index), name=f"kernel {index}", daemon=True)
             for index in range(threads - 1)
@@ -137,9 +137,10 @@ class Pool:
         """Uses fewer threads where other programs keep them from their cores, and all of them again later."""
         worked, waited = int(self._words[_WORKED // 8]), int(self._words[_WAITED // 8])
         self._words[_WORKED // 8] = self._words[_WAITED // 8] = 0
-        self._use(self._patience.threads(worked, waited, time.monotonic()))
+        self.use(self._patience.threads(worked, waited, time.monotonic()))
 
-    def _use(self, threads: int) -> None:
+    def use(self, threads: int) -> None:
+        """Has this many threads work, the caller's included; the others sleep."""
         if threads - 1 != self._words[_ACTIVE // 8]:
             _activate(self.control, threads - 1)
 

@@ -73,40 +73,33 @@ def product_kernel(kernel: Kernel) -> int:
 
 
 def _product(word: str, height: int, state_bytes: int) -> Callable:
-    """The work for one kernel, whose name and heights are literals in it."""
-    half, quarter = max(1, height // 2), max(1, height // 4)
-
-    @compiled
-    def multiply_packs(head, w, scales, zeros, step, out, out_step):
-        """Multiplies one tile with all packs."""
-        inputs, groups, planes = head[INPUTS], head[GROUPS], head[PLANES]
-        for row in range(0, head[ROWS], height):
-            size = pack_height(head[ROWS] - row, height)
-            x = head[ORDERED] + state_bytes * planes * row * inputs
-            steps, sums = head[STEPS] + 4 * row * groups, head[SUMS] + 4 * row * groups
-            offsets = head[OFFSETS] + 4 * row * planes * groups
-            here = out + row * out_step
-            if size == height:
-                multiply_tile(word, height, w, scales, zeros, step, inputs, x, steps, offsets, sums, here, out_step)
-            elif size == half:
-                multiply_tile(word, half, w, scales, zeros, step, inputs, x, steps, offsets, sums, here, out_step)
-            elif size == quarter:
-                multiply_tile(word, quarter, w, scales, zeros, step, inputs, x, steps, offsets, sums, here, out_step)
-            else:
-                multiply_tile(word, 1, w, scales, zeros, step, inputs, x, steps, offsets, sums, here, out_step)
+    """The work for one kernel. Only words and numbers of this function are constants in the compiled one: by these,
+    Numba recognizes what it has compiled before."""
 
     def product(first, stop, address):
         head = array_at(address, ARGUMENTS, np.int64)
+        inputs, groups, planes = head[INPUTS], head[GROUPS], head[PLANES]
         operands = array_at(address + 8 * ARGUMENTS, head[OPERANDS] * OPERAND_ARGUMENTS, np.int64)
+        o = 0
         for tile in range(first, stop):
-            o = 0
             while o + OPERAND_ARGUMENTS < len(operands) and tile >= operands[o + OPERAND_ARGUMENTS + TILES_BEFORE]:
                 o += OPERAND_ARGUMENTS
             own = tile - operands[o + TILES_BEFORE]
-            weights = operands[o + WEIGHTS] + own * operands[o + TILE_BYTES]
-            scales = operands[o + SCALES] + own * operands[o + TILE_SCALE_BYTES]
-            zeros = operands[o + ZERO_POINTS] + own * operands[o + TILE_SCALE_BYTES]
-            out = operands[o + OUT] + 64 * own
-            multiply_packs(head, weights, scales, zeros, operands[o + SCALE_STEP], out, operands[o + OUT_STEP])
+            for row in range(0, head[ROWS], height):
+                multiply_tile(
+                    word,
+                    pack_height(head[ROWS] - row, height),
+                    operands[o + WEIGHTS] + own * operands[o + TILE_BYTES],
+                    operands[o + SCALES] + own * operands[o + TILE_SCALE_BYTES],
+                    operands[o + ZERO_POINTS] + own * operands[o + TILE_SCALE_BYTES],
+                    operands[o + SCALE_STEP],
+                    inputs,
+                    head[ORDERED] + state_bytes * planes * row * inputs,
+                    head[STEPS] + 4 * row * groups,
+                    head[OFFSETS] + 4 * row * planes * groups,
+                    head[SUMS] + 4 * row * groups,
+                    operands[o + OUT] + 64 * own + row * operands[o + OUT_STEP],
+                    operands[o + OUT_STEP],
+                )
 
     return product

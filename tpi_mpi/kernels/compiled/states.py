@@ -92,40 +92,34 @@ def _rounded(bits):
 def order_bytes_in(group: int, planes: int) -> Callable:
     """What does the same in bytes, for one size of groups, in the order (inputs / 32, rows of the pack, planes, 32)."""
 
-    @compiled
-    def order_row(a, states, count, first_unit, first_group, size):
-        """Rounds one row, whose first bytes and steps have these numbers within its pack."""
-        padded = np.zeros(group, np.float32)
-        for g in range(a[GROUPS]):
-            start = g * group - a[LEAD]
-            address = states + 4 * start
-            if start < 0 or start + group > count:
-                address = _padded(states, start, count, padded)
-            at = first_group + g * size
-            round_group(
-                group,
-                planes,
-                address,
-                a[ORDERED] + (first_unit + g * group // UNIT * size) * planes * UNIT,
-                size * planes * UNIT,
-                a[STEPS] + 4 * at,
-                a[OFFSETS] + 4 * at * planes,
-                a[SUMS] + 4 * at,
-                a[CODE_OFFSET],
-            )
-
     def order_bytes(first, stop, address):
         a = array_at(address, ARGUMENTS, np.int64)
         height, columns, units = a[HEIGHT], a[COLUMNS], a[INPUTS] // UNIT
+        padded = np.zeros(group, np.float32)
         for row in range(first * height, min(stop * height, a[ROWS]), height):
             count = min(a[ROWS] - row, height)
             size = pack_height(count, height)
-            for r in range(size):
-                if r < count:
-                    states, present = a[STATES] + 4 * (row + r) * columns, columns
-                else:
-                    states, present = a[STATES], 0  # a row of zeros
-                order_row(a, states, present, row * units + r, row * a[GROUPS] + r, size)
+            for place in range(size * a[GROUPS]):
+                g, r = place // size, place % size
+                start = g * group - a[LEAD]
+                states = a[STATES] + 4 * (row + r) * columns
+                present = columns if r < count else 0  # else it is a row of zeros
+                source = states + 4 * start
+                if start < 0 or start + group > present:
+                    source = _padded(states, start, present, padded)
+                unit = row * units + g * group // UNIT * size + r
+                at = row * a[GROUPS] + place
+                round_group(
+                    group,
+                    planes,
+                    source,
+                    a[ORDERED] + unit * planes * UNIT,
+                    size * planes * UNIT,
+                    a[STEPS] + 4 * at,
+                    a[OFFSETS] + 4 * at * planes,
+                    a[SUMS] + 4 * at,
+                    a[CODE_OFFSET],
+                )
 
     return order_bytes
 

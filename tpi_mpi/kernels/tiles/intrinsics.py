@@ -50,20 +50,24 @@ def round_group(typing, group, planes, states, target, unit_step, step, offsets,
 def multiply_tile(
     typing, kernel, height, weights, scales, zeros, scale_step, inputs, ordered, steps, offsets, sums, out, out_step
 ):
-    """Multiplies 16 rows of weights with a pack of ``height`` rows of states.
+    """Multiplies 16 rows of weights with a pack of ``height`` rows of states, a power of two up to the kernel's.
 
-    kernel: a word that :func:`spelled` made; it and the height must be literal. The others are addresses and bytes, as
-    in :class:`IntegerArguments` and :class:`FloatArguments`.
+    kernel: a word that :func:`spelled` made; it must be literal. The others are addresses and bytes, as in
+    :class:`IntegerArguments` and :class:`FloatArguments`.
     """
-    if not (isinstance(kernel, types.StringLiteral) and isinstance(height, types.IntegerLiteral)):
-        raise errors.TypingError("the kernel and its height must be literal")
-    chosen, rows, cpu = read(kernel.literal_value), height.literal_value, this_cpu()
+    if not isinstance(kernel, types.StringLiteral):
+        raise errors.TypingError("the kernel must be literal")
+    chosen, cpu = read(kernel.literal_value), this_cpu()
 
     def emit(context, builder, signature, arguments):
-        emit_tile(Emitter(builder, cpu), replace(chosen, height=rows), arguments[2:])
+        rows = chosen.height
+        while rows:
+            with builder.if_then(builder.icmp_signed("==", arguments[1], arguments[1].type(rows))):
+                emit_tile(Emitter(builder, cpu), replace(chosen, height=rows), arguments[2:])
+            rows //= 2
         return context.get_dummy_value()
 
-    return types.void(kernel, height, *[_INT] * 11), emit
+    return types.void(kernel, *[_INT] * 12), emit
 
 
 def emit_tile(emit: Emitter, kernel: Kernel, arguments) -> None:

@@ -1,0 +1,100 @@
+"""Which instructions are used where, and that code for other CPUs compiles."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from llvmlite import binding, ir
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.cpu import Cpu, this_cpu
+from tpi_mpi.kernels.formats import Format, Tiled
+from tpi_mpi.kernels.table import DECODE, PROMPT, choose
+from tpi_mpi.kernels.tiles.emitter import I64, Emitter
+from tpi_mpi.kernels.tiles.intrinsics import emit_tile
+
+AVX2 = frozenset({"avx2", "fma", "f16c"})
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "dot", "name"),
+    [
+        ("x86_64", AVX512 | {"avx512vnni", "avx512bf16"}, "vnni512", "AVX-512 with VNNI and BF16"),
+        ("x86_64", AVX512, "maddubs", "AVX-512"),
+        ("x86_64", AVX2 | {"avxvnni"}, "vnni256", "AVX2 with VNNI"),
+        ("x86_64", AVX2, "maddubs", "AVX2"),
+        ("x86_64", frozenset({"sse2"}), "plain", "no vector instructions"),
+        ("aarch64", frozenset({"neon", "dotprod"}), "sdot", "NEON with dot products"),
+        ("aarch64", frozenset({"neon"}), "plain", "NEON"),
+        ("riscv64", frozenset(), "plain", "no vector instructions"),
+    ],
+)
+def test_the_best_instructions_are_chosen(machine, features, dot, name):
+    cpu = Cpu.of(machine, frozenset(features))
+    assert (cpu.dot, cpu.name) == (dot, name)
+
+
+def test_prompts_in_bfloat16_are_rounded_only_where_that_is_faster():
+    layout = Tiled(Format("bfloat16"), 16, 32)
+    fast, slow = Cpu("x86_64", "vnni512", wide=True, bfloat16=True), Cpu("x86_64", "maddubs")
+    assert [choose(layout, work, 2, fast).kind for work in (DECODE, PROMPT)] == ["float", "rounded"]
+    assert [choose(layout, work, 2, slow).kind for work in (DECODE, PROMPT)] == ["float", "float"]
+
+
+def test_an_unknown_name_is_refused(monkeypatch):
+    from numba import config
+
+    monkeypatch.setattr(config, "CPU_NAME", "pentium-pro")
+    with pytest.raises(UserError, match="NUMBA_CPU_NAME is pentium-pro, which is not known"):
+        this_cpu()
+
+
+def assembly(format: Format, cpu: Cpu, model: str) -> Counter:
+    """How often each instruction occurs in the code of a tile, compiled for a CPU that need not be this one."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    triple = f"{cpu.machine}-unknown-linux-gnu"
+    module = ir.Module()
+    module.triple = triple
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 11), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit_tile(Emitter(builder, cpu), choose(Tiled(format, 16, 128), DECODE, 2, cpu), function.args)
+    builder.ret_void()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=model, opt=3)
+    parsed = binding.parse_assembly(str(module))
+    parsed.verify()
+    return Counter(line.split()[0] for line in machine.emit_assembly(parsed).splitlines() if line.startswith("\t"))
+
+
+def test_arm_code_has_its_instructions():
+    new = Cpu.of("aarch64", frozenset({"neon", "dotprod"}))
+    assert assembly(Format.of("int8"), new, "cortex-a76")["sdot"]
+    assert assembly(Format.of("int4"), new, "cortex-a76")["sdot"]
+    assert assembly(Format.of("mxfp4"), new, "cortex-a76")["tbl"]
+    for dtype in ("float32", "float16", "bfloat16", "float8"):
+        assert assembly(Format.of(dtype), new, "cortex-a76")["fmla"]
+
+
+def test_arm_code_without_dot_products_has_none():
+    old = Cpu.of("aarch64", frozenset({"neon"}))
+    instructions = assembly(Format.of("int8"), old, "cortex-a72")
+    assert instructions
+    assert not instructions["sdot"]
+
+
+def test_x86_code_has_its_instructions():
+    assert assembly(Format.of("int4"), Cpu("x86_64", "vnni512", wide=True), "cascadelake")["vpdpbusd"]
+    assert assembly(Format.of("int4"), Cpu("x86_64", "vnni256"), "alderlake")["{vex}"]
+    assert assembly(Format.of("int8"), Cpu("x86_64", "maddubs"), "haswell")["vpmaddubsw"]
+
+
+@pytest.mark.skipif(this_cpu().machine != "x86_64" or not this_cpu().vectors, reason="AVX2 cannot be run here")
+def test_the_kernels_of_avx2_pass_the_same_tests():
+    test = os.path.join(os.path.dirname(__file__), "test_multiplier.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", "equal"]
+    environment = {**os.environ, "NUMBA_CPU_NAME": "haswell"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-3000:]

@@ -1,0 +1,138 @@
+"""Laws: compiled products equal the slow ones; a row's result is the same whatever the other rows are."""
+
+import numpy as np
+import pytest
+import torch
+from operands import FORMATS, random_operand
+
+from tpi_mpi.kernels.compiled.multiplier import Multiplier
+from tpi_mpi.kernels.fallback import Fallback, dequantized
+from tpi_mpi.kernels.formats import Format, Tiled
+from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.table import DECODE, PROMPT
+
+ROWS, COLUMNS, START = 37, 100, 40  # which divide nothing
+# The largest error, as a part of the largest result: of float32, of two planes, of one, of states in bfloat16.
+EXACT, TWO_PLANES, ONE_PLANE, ROUNDED = 1e-6, 1e-4, 3e-2, 1e-2
+INTEGERS = ("int8", "int4", "mxfp4")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one plane", "two planes"])
+def planes(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def multiply(planes):
+    with Multiplier(2, planes) as multiplier:
+        yield multiplier
+
+
+def layout(format: Format) -> Tiled:
+    return Tiled.cut(format, ROWS, START, START + COLUMNS)
+
+
+def states(count: int, columns: int = COLUMNS) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(3).standard_normal((count, columns), np.float32))
+
+
+def error(results: torch.Tensor, rows: torch.Tensor, operand: Operand) -> float:
+    expected = rows.double() @ dequantized(operand).double().T
+    return float((results - expected).abs().max() / expected.abs().max())
+
+
+def tolerance(format: Format, planes: int) -> float:
+    return {1: ONE_PLANE, 2: TWO_PLANES}[planes] if format.dtype in INTEGERS else EXACT
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_products_equal_the_slow_ones(multiply, planes, format):
+    operand, rows = random_operand(layout(format)), states(11)
+    assert error(multiply(rows, operand, DECODE), rows, operand) < tolerance(format, planes)
+    allowed = ROUNDED if format.dtype == "bfloat16" else tolerance(format, planes)
+    assert error(multiply(rows, operand, PROMPT), rows, operand) < allowed
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("work", [DECODE, PROMPT])
+def test_rows_are_independent(multiply, format, work):
+    operand, rows = random_operand(layout(format)), states(19)
+    together = multiply(rows, operand, work)
+    for count in (*range(1, 10), 17):
+        assert torch.equal(multiply(rows[:count], operand, work), together[:count])
+    assert torch.equal(multiply(rows[5:8], operand, work), together[5:8])
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_threads_change_nothing(planes, format):
+    operand, rows = random_operand(Tiled(format, 16 * 40, 64)), states(3, 64)
+    results = []
+    for threads in (1, 2, 5):
+        with Multiplier(threads, planes) as multiply:
+            results.append(multiply(rows, operand, DECODE))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_several_operands_at_once_are_as_one_after_the_other(multiply):
+    format = Format.of("int4")
+    operands = [random_operand(Tiled(format, rows, 64), seed) for seed, rows in enumerate((48, 16, 20))]
+    rows = states(2, 64)
+    for one, operand in zip(multiply.several(rows, operands, DECODE), operands, strict=True):
+        assert torch.equal(one, multiply(rows, operand, DECODE))
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_stays_in_its_row(multiply, format, value):
+    operand, rows = random_operand(layout(format)), states(3)
+    expected = multiply(rows, operand, DECODE)
+    rows[1, 17] = value
+    results = multiply(rows, operand, DECODE)
+    assert not torch.isfinite(results[1]).any()
+    assert torch.equal(results[::2], expected[::2])
+
+
+@pytest.mark.parametrize("format", [Format.of("int8"), Format.of("int4"), Format.of("int4", 32, True)], ids=str)
+def test_denormal_scales_count(multiply, planes, format):
+    operand, rows = random_operand(Tiled(format, 16, 64)), states(2, 64)
+    operand.parts[1][:] = np.float16(6e-8) * np.arange(1, 17).astype(np.float16)
+    assert error(multiply(rows, operand, DECODE), rows, operand) < tolerance(format, planes)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 250])
+def test_extreme_powers_of_two_count(multiply, planes, exponent):
+    operand, rows = random_operand(Tiled(Format.of("mxfp4"), 16, 32)), states(2, 32) / 1024
+    operand.parts[1][:] = exponent
+    assert error(multiply(rows, operand, DECODE), rows, operand) < tolerance(operand.layout.format, planes)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_bases_need_no_alignment(multiply, format):
+    operand, rows = random_operand(layout(format)), states(2)
+    buffer = bytearray(operand.nbytes + 4 * len(operand.parts))
+    offsets, end = [], 0
+    for part in operand.parts:
+        offsets.append(end + part.itemsize)  # numpy wants this much
+        end = offsets[-1] + part.nbytes
+        buffer[offsets[-1] : end] = part.tobytes()
+    moved = Operand.of(operand.layout, buffer, tuple(offsets))
+    assert torch.equal(multiply(rows, moved, DECODE), multiply(rows, operand, DECODE))
+
+
+def test_states_of_zeros_and_tiny_ones_give_no_nonsense(multiply):
+    operand = random_operand(Tiled(Format.of("int4"), 16, 64))
+    assert torch.equal(multiply(torch.zeros(2, 64), operand, DECODE), torch.zeros(2, 16))
+    assert torch.isfinite(multiply(torch.full((1, 64), 1e-42), operand, DECODE)).all()
+
+
+def test_the_same_product_with_other_lengths_and_other_weights(multiply):
+    """Prepared products are remembered; what they remember must not be mixed up."""
+    format, rows = Format.of("int8"), states(40, 96)
+    layouts = [Tiled(format, 64, 96), Tiled(format, 48, 96)]
+    operands = [random_operand(layout, seed) for layout in layouts for seed in (1, 2)]
+    slow = Fallback()
+    for count in (1, 40, 2, 33, 1):
+        for operand in operands:
+            expected = slow(rows[:count], operand, DECODE)
+            assert torch.allclose(multiply(rows[:count], operand, DECODE), expected, atol=0.2)
