@@ -1,66 +1,50 @@
-"""Slabs compared with their checksums and, rejoined, with the checkpoint that they were split from."""
+"""Slabs put together again, beside the checkpoint that they were split from."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
-import torch
-import xxhash
+import numpy as np
 
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, blocks_of
+from tpi_mpi.kernels.formats import TILE, Format
+from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.packing import Rows, dequantize, scale_values, unpack
+from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.slab import Slab
 from weights_tools.common.progress import bytes_bar
 from weights_tools.splitting.checkpoint import Checkpoint
-
-Shards = Sequence[tuple[tuple[int, int], torch.Tensor]]
-"""For each rank that holds a part of a tensor: its range of the axis that was cut, and its shard."""
-
-
-def check_blocks(slabs: Sequence[Slab]) -> None:
-    """Raises TpiError for the first block or row of the embedding that differs from its checksum."""
-    total = sum(slab.nbytes for slab in slabs)
-    with bytes_bar(total, "checksums") as bar, ExitStack() as stack:
-        for slab in slabs:
-            file = _open(slab, stack)
-            for extent in {extent.offset: extent for extent in slab.blocks.values()}.values():
-                block = file.map(extent, verify=True)
-                block.populate()
-                if extent.name == EMBEDDING:
-                    _check_rows(slab, *block.tensors.values())
-                block.release()
-                bar.update(extent.nbytes)
+from weights_tools.splitting.conversion import convert, rows_of, tensor_of
+from weights_tools.verification.deviation import Deviation
 
 
-def _check_rows(slab: Slab, matrix: torch.Tensor) -> None:
-    for row, checksum in zip(matrix.view(torch.uint8).numpy(), slab.row_checksums, strict=True):
-        if xxhash.xxh3_64_intdigest(row) != int(checksum):
-            raise TpiError(f"slab {slab.path} has a wrong checksum for a row of its embedding; split again")
+def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> dict[str, Deviation]:
+    """How far tensors that were rounded to codes are from the checkpoint's, by the name of the source.
 
-
-def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> None:
-    """Raises TpiError, naming the tensor, for the first that does not rejoin bit for bit.
-
-    Raises UserError if the slabs were split from a checkpoint with another config.json.
+    All others must rejoin bit for bit. Raises TpiError, naming the tensor, for the first that does not, or that is
+    farther from the checkpoint than rounding explains. Raises UserError if the slabs were split from a checkpoint with
+    another config.json.
     """
     if checkpoint.config != slabs[0].config:
         raise UserError(f"the slabs were not split from {checkpoint.directory}: its config.json differs")
-    extents = [extent for slab in slabs for extent in slab.blocks.values()]
-    total = sum(tensor.nbytes for extent in extents for tensor in extent.tensors)
+    total = sum(extent.nbytes for slab in slabs for extent in slab.blocks.values())
+    deviations: dict[str, Deviation] = defaultdict(Deviation)
     with bytes_bar(total, "rejoined") as bar, ExitStack() as stack:
-        files = [_open(slab, stack) for slab in slabs]
+        files = [stack.enter_context(closing(SlabFile(slab.path))) for slab in slabs]
         for block in blocks_of(slabs[0].config, slabs[0].partition):
             with _mapped(block, slabs, files) as held:
                 for spec in block.tensors:
-                    shards = _shards(spec, slabs, held)
-                    _compare_tensor(spec, shards, checkpoint)
-                    bar.update(sum(shard.nbytes for _, shard in shards))
+                    _compare_tensor(spec, _shards(spec, slabs, held), checkpoint, deviations)
+                bar.update(sum(mapped.extent.nbytes for mapped in held if mapped))
+    for name, deviation in deviations.items():
+        if deviation.is_too_large:
+            raise _difference(name, checkpoint)
+    return deviations
 
 
-def _open(slab: Slab, stack: ExitStack) -> SlabFile:
-    file = SlabFile(slab.path)
-    stack.callback(file.close)
-    return file
+def _difference(name: str, checkpoint: Checkpoint) -> TpiError:
+    return TpiError(f"tensor {name} differs between the slabs and {checkpoint.directory}")
 
 
 @contextmanager
@@ -78,38 +62,96 @@ def _mapped(block: Block, slabs: Sequence[Slab], files: Sequence[SlabFile]) -> I
         mapped.release()
 
 
-def _shards(spec: TensorSpec, slabs: Sequence[Slab], held: Sequence[MappedBlock | None]) -> Shards:
-    ranges = (spec.shard(slab.partition, slab.rank) for slab in slabs)
-    return [(own, mapped.tensors[spec.name]) for own, mapped in zip(ranges, held, strict=True) if own is not None]
+class Shard:
+    """One rank's shard of a tensor.
 
-
-def _compare_tensor(spec: TensorSpec, shards: Shards, checkpoint: Checkpoint) -> None:
-    first = 0
-    for piece in checkpoint.pieces(spec.source, *spec.rows):
-        if differs(spec, shards, piece, first):
-            raise TpiError(f"tensor {spec.source} differs between the slabs and {checkpoint.directory}")
-        first += len(piece)
-
-
-def differs(spec: TensorSpec, shards: Shards, piece: torch.Tensor, first: int) -> bool:
-    """Whether any shard differs from the piece, bit for bit, or something is in no shard.
-
-    piece: rows of the checkpoint's tensor, the first of which is the tensor's row ``first``.
+    bounds: its range of the axis that was cut. format: that it is stored in.
     """
-    covered = torch.zeros(spec.shape[spec.axis], dtype=torch.bool)
-    for (start, stop), shard in shards:
-        covered[start:stop] = True
-        if spec.axis == 1:
-            own, theirs = shard[first : first + len(piece)], piece[:, start:stop]
-        else:
-            low, high = max(start, first), min(stop, first + len(piece))
-            if low >= high:
-                continue
-            own, theirs = shard[low - start : high - start], piece[low - first : high - first]
-        if not torch.equal(_bits(own), _bits(theirs.to(own.dtype))):
-            return True
-    return not bool(covered.all())
+
+    def __init__(self, spec: TensorSpec, slab: Slab, block: MappedBlock):
+        self.axis, self.bounds = spec.axis, spec.shard(slab.partition, slab.rank)
+        self._stored = block.tensors[spec.name]
+        self._layout = block.extent.tensor(spec.name).layout
+        self.format: Format = self._layout.format
+
+    def overlap(self, first: int, count: int) -> tuple[slice, slice] | None:
+        """Which of these rows of the whole tensor it has, and which of their columns; None if it has no row.
+
+        The rows are counted from ``first``.
+        """
+        start, stop = self.bounds
+        if self.axis == 1:
+            return slice(0, count), slice(start, stop)
+        low, high = max(start - first, 0), min(stop - first, count)
+        return (slice(low, high), slice(None)) if low < high else None
+
+    def rows(self, first: int, rows: slice) -> Rows:
+        """Those that :meth:`overlap` names, as they are stored."""
+        offset = first - (self.bounds[0] if self.axis == 0 else 0)
+        low, high = rows.start + offset, rows.stop + offset
+        if not isinstance(self._stored, Operand):
+            return rows_of(self._stored[low:high])
+        tiles = slice(low // TILE, -(-high // TILE))
+        unpacked = unpack([part[tiles] for part in self._stored.parts], self._layout)
+        return unpacked[low - tiles.start * TILE : high - tiles.start * TILE]
+
+    def weights(self, rows: Rows) -> np.ndarray:
+        """The numbers of stored rows, as :func:`_numbers` gives them."""
+        return _numbers(rows, self.format, getattr(self._layout, "lead", 0))
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.element_size()])
+def _shards(spec: TensorSpec, slabs: Sequence[Slab], held: Sequence[MappedBlock | None]) -> list[Shard]:
+    pairs = zip(slabs, held, strict=True)
+    return [Shard(spec, slab, mapped) for slab, mapped in pairs if spec.shard(slab.partition, slab.rank) is not None]
+
+
+def _numbers(rows: Rows, format: Format, lead: int = 0) -> np.ndarray:
+    """Dequantized weights or, if the format is not packed, the numbers as they are stored."""
+    return dequantize(rows, format, lead) if format.packed else rows.values
+
+
+def _compare_tensor(
+    spec: TensorSpec, shards: Sequence[Shard], checkpoint: Checkpoint, deviations: dict[str, Deviation]
+) -> None:
+    name, source, stored = spec.source, checkpoint.formats[spec.source], shards[0].format
+    rounded = stored.packed and stored != source
+    first = 0
+    for piece in checkpoint.pieces(name, *spec.rows):
+        if rounded:
+            _measure(shards, first, tensor_of(piece, source).float().numpy(), deviations[name])
+        elif differs(shards, first, _numbers(convert(piece, source, stored, name), stored)):
+            raise _difference(name, checkpoint)
+        first += len(piece)
+    if not covers(spec, shards):
+        raise _difference(name, checkpoint)
+
+
+def covers(spec: TensorSpec, shards: Sequence[Shard]) -> bool:
+    """Whether everything is in some shard."""
+    covered = np.zeros(spec.shape[spec.axis], bool)
+    for shard in shards:
+        covered[slice(*shard.bounds)] = True
+    return bool(covered.all())
+
+
+def differs(shards: Sequence[Shard], first: int, expected: np.ndarray) -> bool:
+    """Whether any shard differs, bit for bit, from these rows of the whole tensor, which begin with row ``first``."""
+    for shard in shards:
+        where = shard.overlap(first, len(expected))
+        if where:
+            theirs = expected[where] if expected.ndim > 1 else expected[where[0]]
+            if not np.array_equal(_bits(shard.weights(shard.rows(first, where[0]))), _bits(theirs)):
+                return True
+    return False
+
+
+def _bits(numbers: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(numbers).view(f"<u{numbers.itemsize}")
+
+
+def _measure(shards: Sequence[Shard], first: int, exact: np.ndarray, deviation: Deviation) -> None:
+    for shard in shards:
+        where = shard.overlap(first, len(exact))
+        if where:
+            rows = shard.rows(first, where[0])
+            deviation.add(shard.weights(rows), exact[where], scale_values(rows.scales, shard.format))
