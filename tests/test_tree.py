@@ -17,7 +17,8 @@ STANDS_ON = {
     "tpi_mpi.engine": {"weights", "tokenizer", "comm"},
     "tpi_mpi.cli": {"weights", "comm"},
     "tpi_mpi.weights": {"model"},
-    "tpi_mpi.model": {"common"},
+    "tpi_mpi.model": {"kernels"},
+    "tpi_mpi.kernels": {"common"},
     "tpi_mpi.tokenizer": {"common"},
     "tpi_mpi.comm": {"common"},
     "tpi_mpi.common": set(),
@@ -135,6 +136,7 @@ DOORS = {
     "argparse": {
         "tpi_mpi.cli.arguments",
         "weights_tools.common.partition_arguments",
+        "weights_tools.common.format_arguments",
         "weights_tools.split",
         "weights_tools.synth",
     },

@@ -1,15 +1,16 @@
 """Products without compiled kernels: the weights are dequantized, and torch multiplies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
+from tpi_mpi.kernels.formats import TILE
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.packing import dequantize, unpack
 
-# Rows that are dequantized at a time, so that no whole matrix is held in float32 twice.
-_ROWS = 512
+# Tiles that are dequantized at a time, so that the caches hold them and no whole matrix is in memory in float32.
+_TILES = 32
 
 
 class Fallback:
@@ -19,15 +20,18 @@ class Fallback:
         return self
 
     def __exit__(self, *exception) -> None:
-        pass
+        """It has no threads to end."""
 
     def adapt(self) -> None:
-        """There are no threads of its own."""
+        """It has no threads of its own."""
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         """Row by row, because torch's results for a row depend on how many there are."""
-        weight = dequantized(operand)
-        return torch.cat([F.linear(row[None], weight) for row in rows])
+        product = torch.empty(len(rows), operand.shape[0])
+        for first, weight in _pieces(operand):
+            for result, row in zip(product, rows, strict=True):
+                result[first : first + len(weight)] = F.linear(row, weight)
+        return product
 
     def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
         return [self(rows, operand, work) for operand in operands]
@@ -35,9 +39,13 @@ class Fallback:
 
 def dequantized(operand: Operand) -> torch.Tensor:
     """The weights, (N, K) in float32."""
-    rows, layout = unpack(operand.parts, operand.layout), operand.layout
-    pieces = [
-        torch.from_numpy(dequantize(rows[first : first + _ROWS], layout.format, layout.lead))
-        for first in range(0, layout.rows, _ROWS)
-    ]
-    return torch.cat(pieces)
+    return torch.cat([weight for _, weight in _pieces(operand)])
+
+
+def _pieces(operand: Operand) -> Iterator[tuple[int, torch.Tensor]]:
+    """The weights of some tiles at a time, each with its first row's number."""
+    layout = operand.layout
+    for tile in range(0, layout.tiles, _TILES):
+        rows = unpack([part[tile : tile + _TILES] for part in operand.parts], layout)
+        weight = dequantize(rows[: layout.rows - tile * TILE], layout.format, layout.lead)
+        yield tile * TILE, torch.from_numpy(weight)
