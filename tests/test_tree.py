@@ -17,7 +17,8 @@ STANDS_ON = {
     "tpi_mpi.engine": {"weights", "tokenizer", "comm"},
     "tpi_mpi.cli": {"weights", "comm"},
     "tpi_mpi.weights": {"model"},
-    "tpi_mpi.model": {"common"},
+    "tpi_mpi.model": {"kernels"},
+    "tpi_mpi.kernels": {"common"},
     "tpi_mpi.tokenizer": {"common"},
     "tpi_mpi.comm": {"common"},
     "tpi_mpi.common": set(),
@@ -131,6 +132,7 @@ DOORS = {
     "safetensors": {"weights_tools.splitting.checkpoint", "weights_tools.synthesis.random_source"},
     "tokenizers": {"tpi_mpi.tokenizer.tokenizer", "weights_tools.synthesis.random_source"},
     "jinja2": {"tpi_mpi.tokenizer.chat_template"},
+    "numba": {"tpi_mpi.kernels.scales.search"},
     "matplotlib": {"tpi_mpi.measurement.figures"},
     "argparse": {
         "tpi_mpi.cli.arguments",
