@@ -39,6 +39,6 @@ class Candidates:
             step = {"int4": 1 / 30, "int8": 1 / 500}[format.dtype]
             low, high = ((1 - step * taken) / (last - first) for taken in (steps % 4, steps // 4))
         else:
-            low = high = 1 / (last - zero + {"int4": 0.2, "int8": 0.5}[format.dtype] * steps)
+            low = high = 1 / (last - zero + {"int4": 0.2, "int8": 0.25}[format.dtype] * steps)
         bounds = (np.float32(bound) for bound in (first, last, zero))
         return cls(format.zero_points, *bounds, low.astype(np.float32), high.astype(np.float32))
