@@ -132,6 +132,13 @@ DOORS = {
     "safetensors": {"weights_tools.splitting.checkpoint", "weights_tools.synthesis.random_source"},
     "tokenizers": {"tpi_mpi.tokenizer.tokenizer", "weights_tools.synthesis.random_source"},
     "jinja2": {"tpi_mpi.tokenizer.chat_template"},
+    "numba": {
+        "tpi_mpi.kernels.cpu",
+        "tpi_mpi.kernels.compiled.jit",
+        "tpi_mpi.kernels.compiled.atomics",
+        "tpi_mpi.kernels.compiled.memory",
+        "tpi_mpi.kernels.tiles.intrinsics",
+    },
     "matplotlib": {"tpi_mpi.measurement.figures"},
     "argparse": {
         "tpi_mpi.cli.arguments",

@@ -2,7 +2,7 @@
 
 formats       the formats, and how a matrix lies in memory in each
 packing       rows of a matrix into tiles, and back
-quantization  weights rounded to the codes of int8 or int4
+quantization  numbers to the codes and scales of int8 and int4
 operand       a matrix as it lies in memory
 linear        the door: the product of states with operands
 cpu           what the CPU can do

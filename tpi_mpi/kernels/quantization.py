@@ -1,41 +1,57 @@
-"""Weights rounded to the codes of int8 or int4."""
+"""Numbers to the codes and scales of int8 and int4.
+
+The scale of a group is the one of sixteen candidates with the least squared error: the largest magnitude divided by the
+largest code, and somewhat smaller scales, under which the largest weights are cut short in favour of all the others.
+Candidates are rounded to float16 first, so the error is that of what is stored. Without zero points, the sign of the
+scale is such that the weight of largest magnitude falls on the negative side, which has one code more.
+
+The same numbers give the same codes on every CPU, with Numba and without: the order of every sum is laid down.
+"""
+
+from dataclasses import astuple
+from importlib.util import find_spec
 
 import numpy as np
 
-from tpi_mpi.kernels.formats import Format
-from tpi_mpi.kernels.packing import INT4_ZERO, Rows
+from tpi_mpi.kernels.formats import STORED_AS, Format
+from tpi_mpi.kernels.packing import Rows
+from tpi_mpi.kernels.scales import slow_search
+from tpi_mpi.kernels.scales.candidates import Candidates
 
-_LARGEST = {"int8": 127, "int4": 7}
+# Errors are summed by so many at a time; groups are as long as a multiple of it.
+_STEP = 4
 
 
 def quantize(values: np.ndarray, format: Format) -> Rows:
-    """Finite float32 weights (n, K), from the first column of a matrix on, as codes with scales."""
-    groups = _grouped(values, format)
-    zeros = None
-    if format.zero_points:
-        least, most = np.minimum(groups.min(2), 0), np.maximum(groups.max(2), 0)
-        scales = ((most - least) / 15).astype(np.float16)
-        zeros = np.clip(np.rint(-least * _inverse(scales)), 0, 15).astype(np.float16)
-        offset = zeros.astype(np.float32)[:, :, None]
-        lowest, highest = 0, 15
-    else:
-        largest = _LARGEST[format.dtype]
-        scales = (np.abs(groups).max(2) / largest).astype(np.float16)
-        offset = INT4_ZERO if format.dtype == "int4" else 0
-        lowest, highest = offset - largest, offset + largest
-    codes = np.clip(np.rint(groups * _inverse(scales)[:, :, None]) + offset, lowest, highest)
-    codes = codes.reshape(len(values), -1)[:, : values.shape[1]]
-    return Rows(codes.astype(np.int8 if format.dtype == "int8" else np.uint8), scales, zeros)
+    """Codes, scales and zero points of whole rows (n, K) of float32. The last group of a row may be short.
+
+    format: int8 or int4 with float16 scales. A group of zeros gets the scale 0.
+    Raises ValueError if a number is not finite.
+    """
+    count, columns = values.shape
+    groups = _grouped(values, format.group or -(-columns // _STEP) * _STEP)
+    codes, scales, zeros = _searched(groups, Candidates.of(format))
+    codes = codes.reshape(count, -1)[:, :columns].view(np.dtype(STORED_AS[format.dtype]))
+    scales, zeros = (array.astype(np.float16).reshape(count, -1) for array in (scales, zeros))
+    return Rows(np.ascontiguousarray(codes), scales, zeros if format.zero_points else None)
 
 
-def _grouped(values: np.ndarray, format: Format) -> np.ndarray:
-    """(n, groups, weights of a group), the last group filled up with zeros."""
-    group = format.group or values.shape[1]
-    padded = np.pad(values, ((0, 0), (0, -values.shape[1] % group)))
-    return padded.reshape(len(values), -1, group)
+def _grouped(values: np.ndarray, group: int) -> np.ndarray:
+    """(groups, group): the groups of all rows, each row's last one filled up with zeros, which have no error."""
+    missing = -values.shape[1] % group
+    if missing:
+        values = np.pad(values, ((0, 0), (0, missing)))
+    return np.ascontiguousarray(values).reshape(-1, group)
 
 
-def _inverse(scales: np.ndarray) -> np.ndarray:
-    """1 / scale, and zero for a group of zeros."""
-    scales = scales.astype(np.float32)
-    return np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
+def _searched(groups: np.ndarray, tried: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes as bytes (G, group), scales and zero points (G,) in float32."""
+    if find_spec("numba") is None:
+        return slow_search.search_scales(groups, tried)
+    from tpi_mpi.kernels.scales.search import search_scales
+
+    codes = np.empty(groups.shape, np.uint8)
+    scales, zeros = np.empty((2, len(groups)), np.float32)
+    if not search_scales(groups, *astuple(tried), codes, scales, zeros):
+        raise ValueError("a number is not finite")
+    return codes, scales, zeros
