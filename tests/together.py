@@ -50,7 +50,7 @@ class Together:
             partials = [
                 model.attention(weights[block.name], hidden, block.layer, span, cache)
                 if block.kind is Kind.ATTENTION
-                else model.feed_forward(weights[block.name], hidden)
+                else model.feed_forward(weights[block.name], hidden, span.work)
                 for model, weights, cache in ranks
             ]
             hidden = hidden + sum(partials)

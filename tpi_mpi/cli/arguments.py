@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import (
+    ACTIVATIONS,
     ALLREDUCES,
     DEFAULT_NEW_TOKENS,
     DEFAULT_TIMEOUT,
@@ -152,6 +153,8 @@ def _add_run(group) -> None:
     add = group.add_argument
     add("--memory", metavar="SIZE", type=size_argument, help="peak memory a rank may reach, as in 3GiB")
     add("--threads", metavar="N", type=int, help="threads of each rank (default: its share of the host's cores)")
+    activations = "bits of activations where weights are int8, int4 or mxfp4: int16 is as good as float32, int8 faster"
+    add("--activations", choices=ACTIVATIONS, default="int16", help=f"{activations} (default: int16)")
     add("--allreduce", choices=ALLREDUCES, default="star", help="how partial results are summed (default: star)")
     add("--wire", choices=WIRES, default="float32", help="what partial results are sent as (default: float32)")
     add(

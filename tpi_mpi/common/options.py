@@ -11,6 +11,8 @@ DEFAULT_NEW_TOKENS = 256
 DEFAULT_TIMEOUT = 60.0
 ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
 WIRES = ("float32", "bfloat16", "float16", "int8")
+ACTIVATIONS = ("int16", "int8")
+"""Of how many bits activations are where weights are integers, which are multiplied in integers."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class MachineOptions:
     wire: the dtype in which partial results travel. overlap: whether a prompt's sums overlap with computation.
     timeout: seconds within which the job ends when a machine is lost or a disk hangs.
     threads: threads per rank, or None for its share of the host's cores.
+    activations: one of :data:`ACTIVATIONS`.
     report, trace: files to write, or None.
 
     Raises UserError for a value that is not allowed.
@@ -105,6 +108,7 @@ class MachineOptions:
     overlap: bool = True
     timeout: float = DEFAULT_TIMEOUT
     threads: int | None = None
+    activations: str = "int16"
     report: Path | None = None
     trace: Path | None = None
 
@@ -119,6 +123,11 @@ class MachineOptions:
     @property
     def deadline(self) -> Deadline:
         return Deadline(self.timeout)
+
+    @property
+    def planes(self) -> int:
+        """Bytes of an activation where weights are integers."""
+        return 1 + ACTIVATIONS[::-1].index(self.activations)
 
 
 class _RankOptions:

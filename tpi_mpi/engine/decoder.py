@@ -9,6 +9,7 @@ from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.chunking import Chunking
 from tpi_mpi.engine.step import Step
 from tpi_mpi.engine.sums import Sums
+from tpi_mpi.kernels.table import DECODE
 from tpi_mpi.model.blocks import Block, Kind
 from tpi_mpi.model.kv_cache import KVCache
 from tpi_mpi.model.transformer import ModelShard, Span, Weights
@@ -91,14 +92,14 @@ class Decoder:
     def _last_feed_forward(self, block: Block, weights: Weights, last: torch.Tensor) -> None:
         self._sums.expect_on_root(len(last))
         with self._trace.span("compute", block.name):
-            partial = self._model.feed_forward(weights, last)
+            partial = self._model.feed_forward(weights, last, DECODE)
         self._sums.add_on_root(block.name, last, partial)
 
     def _partial(self, block: Block, weights: Weights, chunk: _Chunk) -> torch.Tensor:
         with self._trace.span("compute", block.name):
             if block.kind is Kind.ATTENTION:
                 return self._model.attention(weights, chunk.states, block.layer, chunk.span, self._cache)
-            return self._model.feed_forward(weights, chunk.states)
+            return self._model.feed_forward(weights, chunk.states, chunk.span.work)
 
     def _head(self, block: Block, weights: Weights, last: torch.Tensor, first: bool) -> torch.Tensor:
         """The logits of one slice of the vocabulary; the final norm is applied before the ``first`` slice."""

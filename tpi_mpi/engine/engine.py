@@ -23,6 +23,7 @@ from tpi_mpi.engine.sampling import Sampler, log_probability
 from tpi_mpi.engine.step import Step, Steps
 from tpi_mpi.engine.sums import Sums
 from tpi_mpi.engine.warmup import warm_up
+from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
@@ -47,7 +48,7 @@ class Engine:
 
     def __init__(self, world: World, cores: Cores, slab: Slab, options: MachineOptions, capacity: int):
         self._threads = cores.threads(options.threads)
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(1)  # products have threads of their own, beside which torch's would only be in the way
         torch.set_grad_enabled(False)
         self.world = world
         self.slab = slab
@@ -56,12 +57,14 @@ class Engine:
         self._options = options
         self._ranks_here = cores.ranks
         self._capacity = capacity
-        self._model = ModelShard(slab.config, slab.partition, world.rank, slab.kv_dtype)
 
     def __enter__(self) -> "Engine":
         options, width = self._options, self.slab.config.hidden_size
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
+            self._linear = stack.enter_context(open_linear(self._threads, options.planes))
+            slab, rank = self.slab, self.world.rank
+            self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
             reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
             sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
@@ -109,7 +112,7 @@ class Engine:
             self._steps.stop()
             return
         while received := self._steps.receive():
-            self._decoder.sweep(*received)
+            self._sweep(*received)
 
     def tokens(self, request: Request) -> Generator[Token, None, None]:
         """On rank 0: yields the tokens that continue one sequence, as they are generated. The caller may stop early."""
@@ -130,7 +133,12 @@ class Engine:
         step, hidden = Step(start, len(token_ids)), self._embedding(token_ids)
         self._steps.send(step, hidden)
         with self._progress.sweep():
-            return self._decoder.sweep(step, hidden)
+            return self._sweep(step, hidden)
+
+    def _sweep(self, step: Step, hidden: torch.Tensor) -> torch.Tensor | None:
+        logits = self._decoder.sweep(step, hidden)
+        self._linear.adapt()
+        return logits
 
     def settings(self) -> RunSettings:
         """The settings of this run, for its report."""

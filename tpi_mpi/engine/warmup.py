@@ -21,7 +21,7 @@ def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int)
         span, cache = model.span(0, rows, rows), model.new_cache(rows)
         hidden = torch.zeros(rows, slab.config.hidden_size)
         hidden += allreduce.sum(model.attention(attention, hidden, 0, span, cache))
-        hidden += allreduce.sum(model.feed_forward(feed_forward, hidden))
+        hidden += allreduce.sum(model.feed_forward(feed_forward, hidden, span.work))
 
 
 def _zero_weights(block: BlockExtent) -> Weights:

@@ -1,11 +1,11 @@
 """Products without compiled kernels: the weights are dequantized, and torch multiplies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 
-from tpi_mpi.kernels.formats import TILE
+from tpi_mpi.kernels.formats import TILE, Tiled
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.packing import dequantize, unpack
 
@@ -24,6 +24,9 @@ class Fallback:
 
     def adapt(self) -> None:
         """It has no threads of its own."""
+
+    def describe(self, layouts: Iterable[Tiled]) -> list[str]:
+        return ["torch, on dequantized weights"]
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         """Row by row, because torch's results for a row depend on how many there are."""

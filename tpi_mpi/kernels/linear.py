@@ -1,6 +1,6 @@
 """The door: the product of states with operands, whatever their format and whatever the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from tpi_mpi.kernels.cpu import this_cpu
+from tpi_mpi.kernels.formats import Tiled
 from tpi_mpi.kernels.operand import Operand
 
 
@@ -22,10 +23,13 @@ class Linear(Protocol, AbstractContextManager):
         """States (M, K) in float32 times the transpose of the operand (N, K): (M, N) in float32."""
 
     def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
-        """The same states times each of several operands, which must have one format and the same columns."""
+        """The same states times each of several operands, which must have the same columns."""
 
     def adapt(self) -> None:
         """To be called now and then: uses fewer threads while other programs need the cores."""
+
+    def describe(self, layouts: Iterable[Tiled]) -> list[str]:
+        """For people: what multiplies with matrices in these layouts."""
 
 
 def kernels_available() -> bool:

@@ -25,6 +25,7 @@ from tpi_mpi.engine.report import (
     write_outputs,
 )
 from tpi_mpi.engine.request import Request
+from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
 from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
@@ -60,7 +61,8 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
     own = _rank_report(slab, before, usage, tokens.sampling.max_new_tokens)
     with world.doing(lambda: "measuring its machine"):
         reads.append(slab_rate(world, slab, silence))
-        rates = probes.measured_rates(world, slab, mean(reads), most_rows(slab.config.hidden_size))
+        with open_linear(usage.threads, options.machine.planes) as linear:
+            rates = probes.measured_rates(world, slab, linear, mean(reads), most_rows(slab.config.hidden_size))
     ranks = world.gather(own | {"rates": own["rates"] | asdict(rates)})
     if world.is_root:
         latencies.later = decoded.later

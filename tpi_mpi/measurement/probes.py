@@ -15,8 +15,9 @@ from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.units import MIB
 from tpi_mpi.kernels.formats import Tiled
-from tpi_mpi.kernels.linear import linear
+from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.table import DECODE, PROMPT
 from tpi_mpi.measurement.rates import Rates
 from tpi_mpi.weights.slab import Slab
 
@@ -34,20 +35,20 @@ def memory_rate(world: World) -> float:
     return _OUT_OF_CACHE / _repeat(world, values.sum)
 
 
-def gemv_rate(world: World, slab: Slab) -> float:
+def gemv_rate(world: World, slab: Slab, linear: Linear) -> float:
     """The GEMV rate: bytes of weights per second that are multiplied with one row, in the shapes of the first layer."""
     weights = _weights(slab)
     states = {weight.shape[1]: torch.ones(1, weight.shape[1]) for weight in weights}
     nbytes = sum(weight.nbytes for weight in weights)
-    return nbytes / _repeat(world, lambda: [linear(states[weight.shape[1]], weight) for weight in weights])
+    return nbytes / _repeat(world, lambda: [linear(states[weight.shape[1]], weight, DECODE) for weight in weights])
 
 
-def gemm_rate(world: World, slab: Slab, rows: int) -> float:
+def gemm_rate(world: World, slab: Slab, linear: Linear, rows: int) -> float:
     """The GEMM rate: floating-point operations per second, in matrix products with ``rows`` rows."""
     weights = _weights(slab)[:8]
     states = {weight.shape[1]: torch.ones(rows, weight.shape[1]) for weight in weights}
     operations = 2 * rows * sum(weight.layout.elements for weight in weights)
-    return operations / _repeat(world, lambda: [linear(states[weight.shape[1]], weight) for weight in weights])
+    return operations / _repeat(world, lambda: [linear(states[weight.shape[1]], weight, PROMPT) for weight in weights])
 
 
 def _weights(slab: Slab) -> list[Operand]:
@@ -72,9 +73,9 @@ def allreduce_seconds(world: World, allreduce: Allreduce, rows: int, width: int)
     return _repeat(world, lambda: allreduce.sum(partial), least=20)
 
 
-def measured_rates(world: World, slab: Slab, read: float | None, rows: int) -> Rates:
+def measured_rates(world: World, slab: Slab, linear: Linear, read: float | None, rows: int) -> Rates:
     """All rates of this rank. read: that of its disk, measured before; or None. rows: tokens in a chunk of a prompt."""
-    return Rates(read, memory_rate(world), gemv_rate(world, slab), gemm_rate(world, slab, rows))
+    return Rates(read, memory_rate(world), gemv_rate(world, slab, linear), gemm_rate(world, slab, linear, rows))
 
 
 def _repeat(world: World, work: Callable[[], object], least: int = 3) -> float:

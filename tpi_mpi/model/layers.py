@@ -1,10 +1,7 @@
-"""The arithmetic of a transformer layer: functions of float32 activations and of weights in any format."""
+"""The arithmetic of a transformer layer that is not a product with weights: functions of float32 activations."""
 
 import torch
 import torch.nn.functional as F
-
-from tpi_mpi.kernels.linear import linear as multiply
-from tpi_mpi.kernels.operand import Operand
 
 _ACTIVATIONS = {
     "silu": F.silu,
@@ -20,12 +17,6 @@ def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     """Root-mean-square normalisation of states (..., N) over the last axis, scaled by weight (N,)."""
     variance = states.pow(2).mean(-1, keepdim=True)
     return states * torch.rsqrt(variance + eps) * weight.float()
-
-
-def linear(states: torch.Tensor, weight: Operand, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """States (M, K) in float32 times the transpose of weight (N, K), plus bias (N,): (M, N) in float32."""
-    product = multiply(states, weight)
-    return product if bias is None else product + bias.float()
 
 
 def gated(activation: str, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,19 @@
 """One rank's shard of the model: the part of each block that it computes. No MPI, no files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from tpi_mpi.kernels.fallback import Fallback
+from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.table import DECODE, PROMPT
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Kind, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.kv_cache import KVCache
-from tpi_mpi.model.layers import attention, causal_mask, gated, linear, rms_norm
+from tpi_mpi.model.layers import attention, causal_mask, gated, rms_norm
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.rope import Rope, rotate
 
@@ -34,6 +37,11 @@ class Span:
     def stop(self) -> int:
         return self.start + self.count
 
+    @property
+    def work(self) -> str:
+        """The kind of work: a single position continues a sequence, several are a prompt."""
+        return DECODE if self.count == 1 else PROMPT
+
     def first_key(self, window: int | None) -> int:
         """The earliest position that any of these positions attends to."""
         return 0 if window is None else max(0, self.start - window + 1)
@@ -51,11 +59,15 @@ class ModelShard:
     """The computation of one rank. Weights are passed in as the window delivers them.
 
     Every partial is (T, hidden_size) in float32, to be summed over the ranks.
+    linear: multiplies with weights; without one, slowly.
     blocks: the blocks of a sweep on this rank, in order.
     """
 
-    def __init__(self, config: ModelConfig, partition: Partition, rank: int, kv_dtype: str):
+    def __init__(
+        self, config: ModelConfig, partition: Partition, rank: int, kv_dtype: str, linear: Linear | None = None
+    ):
         self.config = config
+        self.linear = linear or Fallback()
         self.rope = Rope(config)
         self.blocks = tuple(block for block in shard_blocks(config, partition, rank) if block.kind != Kind.EMBEDDING)
         start, stop = partition.heads[rank]
@@ -79,8 +91,9 @@ class ModelShard:
         chunk = min(length, chunk)
         whole = 2 * length * config.hidden_size  # the hidden states, and their copy in flight to the other ranks
         projected = chunk * (6 * config.hidden_size + 3 * self.columns + 6 * self.heads * config.head_dim)
+        ordered = 2 * chunk * max(config.hidden_size, self.columns, self.heads * config.head_dim)  # for kernels
         widened = 2 * self.kv_heads * length * config.head_dim  # keys and values in float32
-        return 4 * (whole + projected + widened + chunk * length + config.vocab_size)
+        return 4 * (whole + projected + ordered + widened + chunk * length + config.vocab_size)
 
     def _cache_shape(self, capacity: int) -> tuple[int, int, int, int]:
         return self.config.num_hidden_layers, self.kv_heads, capacity, self.config.head_dim
@@ -95,29 +108,32 @@ class ModelShard:
         Appends the span's keys and values to the cache.
         """
         states = self._normalise(weights, names.ATTENTION_NORM, hidden)
-        queries = self._heads(weights, states, names.Q_PROJ, names.Q_NORM)
-        keys = self._heads(weights, states, names.K_PROJ, names.K_NORM)
-        values = self._heads(weights, states, names.V_PROJ)
+        modules = names.Q_PROJ, names.K_PROJ, names.V_PROJ
+        queries, keys, values = map(self._heads, self._project_all(weights, modules, states, span.work))
+        queries, keys = self._normalise_heads(weights, queries, keys)
         cache.append(layer, span.start, rotate(keys, span.cos, span.sin), values)
         window = self.config.sliding_windows[layer]
         seen = cache.read(layer, span.first_key(window), span.stop)
         queries = rotate(queries, span.cos, span.sin)
         mixed = attention(queries, *seen, self.heads_per_kv, self.first_head, span.mask(window))  # (H, T, head_dim)
-        return self._project(weights, names.O_PROJ, mixed.transpose(0, 1).flatten(1))
+        return self._project(weights, names.O_PROJ, mixed.transpose(0, 1).flatten(1), span.work)
 
-    def _heads(self, weights: Weights, states: torch.Tensor, module: str, norm: str | None = None) -> torch.Tensor:
-        """Queries, keys or values of the rank's own heads, (heads, T, head_dim)."""
-        projected = self._project(weights, module, states)
-        projected = projected.view(len(states), -1, self.config.head_dim)
-        if norm is not None and names.weight_of(norm) in weights:
-            projected = self._normalise(weights, norm, projected)
-        return projected.transpose(0, 1)
+    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """Queries, keys or values (T, heads * head_dim) as (heads, T, head_dim)."""
+        return projected.view(len(projected), -1, self.config.head_dim).transpose(0, 1)
 
-    def feed_forward(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
-        """The partial of a feed-forward block, from hidden states (T, hidden_size)."""
+    def _normalise_heads(
+        self, weights: Weights, queries: torch.Tensor, keys: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.config.family.qk_norm:
+            return queries, keys
+        return self._normalise(weights, names.Q_NORM, queries), self._normalise(weights, names.K_NORM, keys)
+
+    def feed_forward(self, weights: Weights, hidden: torch.Tensor, work: str) -> torch.Tensor:
+        """The partial of a feed-forward block, from hidden states (T, hidden_size). work: DECODE or PROMPT."""
         states = self._normalise(weights, names.FEED_FORWARD_NORM, hidden)
-        gate, up = self._project(weights, names.GATE_PROJ, states), self._project(weights, names.UP_PROJ, states)
-        return self._project(weights, names.DOWN_PROJ, gated(self.config.hidden_act, gate, up))
+        gate, up = self._project_all(weights, (names.GATE_PROJ, names.UP_PROJ), states, work)
+        return self._project(weights, names.DOWN_PROJ, gated(self.config.hidden_act, gate, up), work)
 
     def final_norm(self, weights: Weights, hidden: torch.Tensor) -> torch.Tensor:
         """The final norm of hidden states (T, hidden_size); its weight comes with the first slice of the head."""
@@ -125,11 +141,21 @@ class ModelShard:
 
     def logits(self, weights: Weights, states: torch.Tensor) -> torch.Tensor:
         """The logits of one slice of the vocabulary, (T, rows of the slice) in float32."""
-        return self._project(weights, names.LM_HEAD, states)
+        return self._project(weights, names.LM_HEAD, states, DECODE)
 
     def _normalise(self, weights: Weights, module: str, states: torch.Tensor) -> torch.Tensor:
         return rms_norm(states, weights[names.weight_of(module)], self.config.rms_norm_eps)
 
-    @staticmethod
-    def _project(weights: Weights, module: str, states: torch.Tensor) -> torch.Tensor:
-        return linear(states, weights[names.weight_of(module)], weights.get(names.bias_of(module)))
+    def _project(self, weights: Weights, module: str, states: torch.Tensor, work: str) -> torch.Tensor:
+        return self._project_all(weights, (module,), states, work)[0]
+
+    def _project_all(
+        self, weights: Weights, modules: Sequence[str], states: torch.Tensor, work: str
+    ) -> list[torch.Tensor]:
+        """Each module's product with the states (T, N), and its bias."""
+        results = self.linear.several(states, [weights[names.weight_of(module)] for module in modules], work)
+        for module, result in zip(modules, results, strict=True):
+            bias = weights.get(names.bias_of(module))
+            if bias is not None:
+                result += bias
+        return results

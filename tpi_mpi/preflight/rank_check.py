@@ -15,6 +15,7 @@ from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.engine.chunking import Chunking
 from tpi_mpi.engine.warmup import warm_up
+from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
 from tpi_mpi.measurement.performance_model import Shard, Work
@@ -69,16 +70,18 @@ class RankCheck:
             return self.cores.threads()
 
     def __enter__(self) -> "RankCheck":
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(1)
         torch.set_grad_enabled(False)
         machine, slab = self.options.machine, self.slab
+        self.linear = open_linear(self.threads, machine.planes)
         make = ALGORITHMS[machine.allreduce]
         self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
-        model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype)
+        model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
         warm_up(slab, model, self.allreduce, self.chunking.most)
         return self
 
     def __exit__(self, *exception) -> None:
+        self.linear.__exit__(*exception)
         self.allreduce.free()
 
     def report(self) -> dict:
@@ -116,7 +119,7 @@ class RankCheck:
         with self._readable() as readable:
             read = read_rate(self.world, readable, self.options.deadline.silence)
         rows = self.chunking.sizes(self.options.prompt_tokens)[0]
-        return asdict(probes.measured_rates(self.world, self.slab, read, rows))
+        return asdict(probes.measured_rates(self.world, self.slab, self.linear, read, rows))
 
     @contextmanager
     def _readable(self) -> Iterator[Readable | None]:

@@ -1,6 +1,6 @@
 """Products by compiled kernels, on threads of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from tpi_mpi.kernels.compiled.states import ARGUMENTS
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.table import INTEGER, Kernel, choose
+from tpi_mpi.kernels.table import DECODE, INTEGER, PROMPT, Kernel, choose
 from tpi_mpi.kernels.tiles.integer_tile import code_offset
 
 # Bytes of weights that a thread claims at a time: much longer than claiming takes, much shorter than the whole.
@@ -27,22 +27,19 @@ _LINE = 64
 class _Plan:
     """A product that has been prepared: all of its arguments but the addresses that each call brings.
 
-    layouts: of the operands; the plan is found by their identity, so they must live as long. shapes: of the results.
+    layouts: of the operands; the plan is found by their identity, so they must live as long. kernel: None where the
+        layouts differ too much for one kernel; the rest is then missing.
+    addresses: of what orders the states, of what multiplies, and of the arguments. shapes: of the results.
     """
 
     layouts: Sequence[Tiled]
-    kernel: Kernel
-    arguments: np.ndarray
-    packs: int
-    tiles: int
-    together: int
-    shapes: Sequence[tuple[int, int]]
-
-    @property
-    def addresses(self) -> tuple[int, int, int]:
-        """Of what orders the states, of what multiplies, and of the arguments."""
-        kernel = self.kernel
-        return product.order_kernel(kernel), product.product_kernel(kernel), self.arguments.ctypes.data
+    kernel: Kernel | None = None
+    arguments: np.ndarray | None = None
+    addresses: tuple[int, int, int] = (0, 0, 0)
+    packs: int = 0
+    tiles: int = 0
+    together: int = 0
+    shapes: Sequence[tuple[int, int]] = ()
 
 
 class Multiplier:
@@ -58,7 +55,7 @@ class Multiplier:
         self.pool = Pool(threads)
         self.cpu = this_cpu()
         self._planes = planes
-        self._plans: dict[tuple, tuple[_Plan, tuple]] = {}
+        self._plans: dict[tuple, _Plan] = {}
         self._scratch = np.zeros(0, np.uint8)
 
     def __enter__(self) -> "Multiplier":
@@ -78,10 +75,15 @@ class Multiplier:
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         return self.several(rows, (operand,), work)[0]
 
+    def describe(self, layouts: Iterable[Tiled]) -> list[str]:
+        kernels = {str(self.kernel(layout, work)): None for layout in layouts for work in (DECODE, PROMPT)}
+        return [f"{self.cpu.name}: {kernel}" for kernel in kernels]
+
     def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
         key = (len(rows), work, *[id(operand.layout) for operand in operands])
-        found = self._plans.get(key) or self._planned(key, [operand.layout for operand in operands], work)
-        plan, addresses = found
+        plan = self._plans.get(key) or self._planned(key, [operand.layout for operand in operands], work)
+        if plan.kernel is None:
+            return [self(rows, operand, work) for operand in operands]
         rows, arguments = rows.contiguous(), plan.arguments
         arguments[states.STATES] = rows.data_ptr()
         results, place = [], ARGUMENTS
@@ -91,15 +93,16 @@ class Multiplier:
             arguments[place + OUT] = result.data_ptr()
             results.append(result)
             place += OPERAND_ARGUMENTS
-        product.multiply(self.pool.control, *addresses, plan.packs, plan.tiles, plan.together)
+        product.multiply(self.pool.control, *plan.addresses, plan.packs, plan.tiles, plan.together)
         return [_cut(result, len(rows), layout.rows) for result, layout in zip(results, plan.layouts, strict=True)]
 
-    def _planned(self, key: tuple, layouts: Sequence[Tiled], work: str) -> tuple[_Plan, tuple]:
+    def _planned(self, key: tuple, layouts: Sequence[Tiled], work: str) -> _Plan:
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        plan = self._plan(key[0], layouts, work)
-        self._plans[key] = plan, plan.addresses
-        return self._plans[key]
+        alike = len({(layout.format, layout.columns, layout.lead) for layout in layouts}) == 1
+        plan = self._plan(key[0], layouts, work) if alike else _Plan(layouts)
+        self._plans[key] = plan
+        return plan
 
     def _plan(self, rows: int, layouts: Sequence[Tiled], work: str) -> _Plan:
         first = layouts[0]
@@ -118,7 +121,8 @@ class Multiplier:
             place += OPERAND_ARGUMENTS
         together = max(1, _CHUNK // (first.parts[0].nbytes // first.tiles)) if packs == 1 else 1
         shapes = [(padded if rows > 1 else 1, TILE * layout.tiles) for layout in layouts]
-        return _Plan(layouts, kernel, arguments, packs, tiles, together, shapes)
+        addresses = product.order_kernel(kernel), product.product_kernel(kernel), arguments.ctypes.data
+        return _Plan(layouts, kernel, arguments, addresses, packs, tiles, together, shapes)
 
     def _settings(self, rows: int, layout: Tiled, kernel: Kernel) -> tuple[int, ...]:
         """The arguments from the number of rows to the offset of the codes."""
