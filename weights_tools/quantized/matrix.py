@@ -114,8 +114,12 @@ class QuantizedMatrix:
 
     def _in_order(self, rows: Rows) -> Rows:
         """Rows with a scale for each input."""
-        zeros = None if rows.zero_points is None else rows.zero_points[:, self.group_of]
-        return Rows(rows.values, rows.scales[:, self.group_of], zeros)
+        zeros = None if rows.zero_points is None else self._of_inputs(rows.zero_points)
+        return Rows(rows.values, self._of_inputs(rows.scales), zeros)
+
+    def _of_inputs(self, array: np.ndarray) -> np.ndarray:
+        """(n, inputs), of (n, groups)."""
+        return array.astype(np.float32, order="C").take(self.group_of, axis=1)
 
     def _has_zero_points(self) -> bool:
         if self.zero_points is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.model.config import STORAGE
 from tpi_mpi.model.names import bias_of
 from weights_tools.quantized.awq import Awq
 from weights_tools.quantized.compressed_tensors import CompressedTensors
@@ -24,8 +25,6 @@ METHODS: dict[str, type[Method]] = {
     "fp8": Fp8,
 }
 
-# Where a config.json says how its weights are quantized; the second is what compressed-tensors once wrote.
-_SECTIONS = ("quantization_config", "compression_config")
 _WEIGHT = ".weight"
 _SUFFIXES = frozenset(suffix for method in METHODS.values() for suffix in method.suffixes) - {"weight"}
 # How activations, keys and values would be rounded, which is not done here: results are only better without.
@@ -73,12 +72,12 @@ def read_method(keys: Mapping[str, object], origin: str = "config.json") -> Meth
 
     keys: of the config.json.
     """
-    found = [key for key in _SECTIONS if keys.get(key)]
+    found = [key for key in STORAGE if keys.get(key)]
     if not found:
         return None
     top = JsonObject(keys, origin)
     if len(found) > 1:
-        top.refuse(f"has both {' and '.join(_SECTIONS)}; keep the one that describes the files")
+        top.refuse(f"has both {' and '.join(STORAGE)}; keep the one that describes the files")
     section = Section(top.object(found[0]), f"{found[0]} in {origin}")
     return METHODS[section.choice("quant_method", METHODS)].read(section)
 
