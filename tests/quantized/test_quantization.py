@@ -98,6 +98,26 @@ def test_what_config_json_does_not_promise_is_refused(part, value, match, tmp_pa
     refused({**tensors_of(), f"{UP}.{part}": value}, gptq_config(), tmp_path, match)
 
 
+def test_the_order_that_desc_act_means_must_be_there(tmp_path):
+    tensors = tensors_of()
+    del tensors[f"{UP}.g_idx"], tensors[f"{DOWN}.g_idx"]
+    assert quantization(tensors, gptq_config(), tmp_path).matrices
+    refused(tensors, gptq_config(desc_act=True), tmp_path, rf"lacks the tensor {UP}\.g_idx, without which")
+
+
+def test_zero_points_must_be_there_unless_symmetric(tmp_path):
+    tensors = tensors_of(**{UP: published.pack_quantized(TRUTH, symmetric=True)})
+    refused(tensors, weights(symmetric=False), tmp_path, rf"lacks the tensor {UP}\.weight_zero_point, without which")
+
+
+@pytest.mark.parametrize("order", ["group", "dynamic", True])
+def test_the_order_that_actorder_means_must_be_there(order, tmp_path):
+    tensors = tensors_of(**{UP: published.pack_quantized(TRUTH)})
+    refused(tensors, weights(actorder=order), tmp_path, rf"lacks the tensor {UP}\.weight_g_idx, without which")
+    for harmless in ("weight", "static", False, None):
+        assert quantization(tensors, weights(actorder=harmless), tmp_path).matrices
+
+
 def test_another_shape_than_the_files_say_is_refused(tmp_path):
     parts = {**published.pack_quantized(TRUTH), "weight_shape": torch.tensor([24, 255])}
     config = compressed_config("pack-quantized", INT4)
@@ -217,6 +237,8 @@ def weights(**values) -> dict:
     (weights(num_bits=3), "num_bits 3; the supported ones are 4, 8"),
     (weights(type="float"), "type 'float'; the supported ones are int"),
     (weights(strategy="tensor_group"), "strategy 'tensor_group'; the supported ones are channel, group"),
+    (weights(actorder="random"), "actorder 'random'; the supported ones are group, dynamic, weight, static"),
+    (weights(symmetric="no"), "symmetric = 'no'; true or false is needed"),
     (weights(dynamic=True), "key 'dynamic' = True"),
     (weights(group_size=-2), "group_size = -2; a positive whole number is needed"),
     (compressed(ignore=["re:("]), r"has 're:\(' among its ignore, which is no regular expression"),

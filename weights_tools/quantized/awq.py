@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpi_mpi.common.errors import UserError
-from weights_tools.quantized import bits
+from weights_tools.quantized.bits import words_for, zero_points_of
 from weights_tools.quantized.gptq import ColumnScales
 from weights_tools.quantized.matrix import QuantizedMatrix
 from weights_tools.quantized.parts import FLOATS, Parts
@@ -30,7 +30,7 @@ class Awq:
     def read(cls, section: Section) -> "Awq":
         """Raises UserError if the section is not understood."""
         bits, size = section.either("bits", "w_bit"), section.either("group_size", "q_group_size")
-        section.refuse_unknown({bits, size, "format"})
+        section.refuse_unknown({bits, size, "format", "desc_act"})
         section.bits(bits, _BITS)
         for key in ("version", "format"):
             section.one_of(key, ("gemm",))
@@ -43,7 +43,7 @@ class Awq:
         outputs, inputs = shape
         if outputs % len(_OUTPUT_IN):
             raise UserError(f"{name} has {outputs} outputs, which awq cannot pack; a multiple of 8 is needed")
-        groups, words = self.sharing.grid(shape)[1], bits.words_for(outputs, _BITS)
+        groups, words = self.sharing.grid(shape)[1], words_for(outputs, _BITS)
         return QuantizedMatrix(
             name=name,
             shape=shape,
@@ -75,7 +75,7 @@ class _ZeroWords:
 
     def load(self) -> Loaded:
         words = self.stored.read().view(np.uint32)
-        return lambda start, stop: bits.zero_points(_codes(words, start, stop), _BITS)
+        return lambda start, stop: zero_points_of(_codes(words, start, stop), _BITS)
 
 
 def _codes(words: np.ndarray, start: int, stop: int) -> np.ndarray:

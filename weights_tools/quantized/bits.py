@@ -14,14 +14,14 @@ def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
     return pairs.view(np.uint8)
 
 
-def codes(numbers: np.ndarray, bits: int) -> np.ndarray:
+def codes_of(numbers: np.ndarray, bits: int) -> np.ndarray:
     """Unsigned codes as :class:`Rows` has them: 0 to 15, or int8, where -128 is the lowest."""
     return numbers if bits == 4 else (numbers ^ 0x80).view(np.int8)
 
 
-def zero_points(numbers: np.ndarray, bits: int) -> np.ndarray:
+def zero_points_of(numbers: np.ndarray, bits: int) -> np.ndarray:
     """Unsigned zero points, counted as the codes are: float16."""
-    return codes(numbers, bits).astype(np.float16)
+    return codes_of(numbers, bits).astype(np.float16)
 
 
 def words_for(count: int, bits: int) -> int:

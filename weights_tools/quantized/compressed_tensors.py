@@ -6,7 +6,7 @@ import numpy as np
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.packing import INT4_ZERO
-from weights_tools.quantized import bits
+from weights_tools.quantized.bits import codes_of, unpacked, words_for, zero_points_of
 from weights_tools.quantized.fp8 import float8_matrix
 from weights_tools.quantized.gptq import group_of
 from weights_tools.quantized.matrix import Field, QuantizedMatrix
@@ -59,7 +59,7 @@ def _integer_matrix(name: str, shape: tuple[int, int], parts: Parts, scheme: Sch
         scales=RowScales(parts.scales("weight_scale", sharing, shape), sharing.rows),
         zero_points=_zero_points(shape, parts, scheme),
         group=sharing.columns,
-        group_of=group_of(parts, "weight_g_idx", shape, sharing),
+        group_of=group_of(parts, "weight_g_idx", shape, sharing, scheme.dealt),
         stored=parts.used,
     )
 
@@ -70,21 +70,19 @@ def _packed_codes(shape: tuple[int, int], parts: Parts, scheme: Scheme) -> Field
     found = tuple(stored.read().tolist())
     if found != shape:
         raise UserError(f"tensor {stored.name} says {found}, but config.json promises {shape}")
-    words = parts.need("weight_packed", ("I32",), (outputs, bits.words_for(inputs, scheme.bits)))
+    words = parts.need("weight_packed", ("I32",), (outputs, words_for(inputs, scheme.bits)))
     return _Words(words, scheme.bits, inputs)
 
 
 def _zero_points(shape: tuple[int, int], parts: Parts, scheme: Scheme) -> Field | None:
     """Packed ones where the weights are packed; but early releases stored them one a byte."""
     rows, groups = scheme.sharing.grid(shape)
-    match parts.dtype("weight_zero_point"):
-        case None:
-            return None
-        case "I32" if scheme.packed:
-            words = parts.need("weight_zero_point", ("I32",), (bits.words_for(rows, scheme.bits), groups))
-            return _ZeroWords(words, scheme.bits)
-        case _:
-            return _ZeroBytes(parts.need("weight_zero_point", ("I8",), (rows, groups)), scheme.bits)
+    if "weight_zero_point" not in parts and scheme.symmetric:
+        return None
+    if scheme.packed and parts.dtype("weight_zero_point") != "I8":
+        words = parts.need("weight_zero_point", ("I32",), (words_for(rows, scheme.bits), groups))
+        return _ZeroWords(words, scheme.bits)
+    return _ZeroBytes(parts.need("weight_zero_point", ("I8",), (rows, groups)), scheme.bits)
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class _Words:
         return self._rows
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
-        return bits.codes(bits.unpacked(self.stored.read(start, stop), self.bits)[:, : self.inputs], self.bits)
+        return codes_of(unpacked(self.stored.read(start, stop), self.bits)[:, : self.inputs], self.bits)
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class _ZeroWords:
     bits: int
 
     def load(self) -> Loaded:
-        zeros = bits.zero_points(bits.unpacked(self.stored.read().T, self.bits), self.bits).T
+        zeros = zero_points_of(unpacked(self.stored.read().T, self.bits), self.bits).T
         return lambda start, stop: zeros[start:stop]
 
 

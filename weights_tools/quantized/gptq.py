@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpi_mpi.common.errors import UserError
-from weights_tools.quantized import bits
+from weights_tools.quantized.bits import codes_of, unpacked, words_for, zero_points_of
 from weights_tools.quantized.matrix import QuantizedMatrix
 from weights_tools.quantized.parts import FLOATS, Parts
 from weights_tools.quantized.section import Section, is_among
@@ -19,11 +19,16 @@ _ONES = {4: 0x11111111, 8: 0x01010101}
 
 @dataclass(frozen=True)
 class Gptq:
-    """bits: 4 or 8. less_one: whether zero points are stored less one. excluded: what is not quantized."""
+    """How GPTQ has stored a checkpoint.
+
+    bits: 4 or 8. less_one: whether zero points are stored less one. dealt: whether inputs may be in any order of
+    groups. excluded: what is not quantized.
+    """
 
     bits: int
     sharing: Sharing
     less_one: bool
+    dealt: bool
     excluded: tuple[str, ...]
     suffixes = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -31,12 +36,18 @@ class Gptq:
     def read(cls, section: Section) -> "Gptq":
         """Raises UserError if the section is not understood."""
         formats = ("format", "checkpoint_format")
-        section.refuse_unknown({"bits", "group_size", "pack_dtype", *formats})
+        section.refuse_unknown({"bits", "group_size", "desc_act", "pack_dtype", *formats})
         section.one_of("pack_dtype", ("int32",))
         found = {section.one_of(key, ("gptq", "gptq_v2")) for key in formats} - {None}
         if len(found) > 1:
             section.refuse("has a format and another checkpoint_format; keep the one that describes the files")
-        return cls(section.bits("bits", 4, 8), section.group("group_size"), found != {"gptq_v2"}, section.excluded)
+        return cls(
+            bits=section.bits("bits", 4, 8),
+            sharing=section.group("group_size"),
+            less_one=found != {"gptq_v2"},
+            dealt=section.switch("desc_act"),
+            excluded=section.excluded,
+        )
 
     def excludes(self, module: str) -> bool:
         return is_among(module, self.excluded)
@@ -44,8 +55,8 @@ class Gptq:
     def matrix(self, name: str, shape: tuple[int, int], parts: Parts) -> QuantizedMatrix:
         outputs, inputs = shape
         groups = self.sharing.grid(shape)[1]
-        words = parts.need("qweight", ("I32",), (bits.words_for(inputs, self.bits), outputs))
-        zeros = parts.need("qzeros", ("I32",), (groups, bits.words_for(outputs, self.bits)))
+        words = parts.need("qweight", ("I32",), (words_for(inputs, self.bits), outputs))
+        zeros = parts.need("qzeros", ("I32",), (groups, words_for(outputs, self.bits)))
         return QuantizedMatrix(
             name=name,
             shape=shape,
@@ -54,17 +65,18 @@ class Gptq:
             scales=ColumnScales(parts.need("scales", FLOATS, (groups, outputs))),
             zero_points=_ZeroWords(zeros, self.bits, _ONES[self.bits] if self.less_one else 0),
             group=self.sharing.columns,
-            group_of=group_of(parts, "g_idx", shape, self.sharing),
+            group_of=group_of(parts, "g_idx", shape, self.sharing, self.dealt),
             stored=parts.used,
         )
 
 
-def group_of(parts: Parts, suffix: str, shape: tuple[int, int], sharing: Sharing) -> np.ndarray | None:
+def group_of(parts: Parts, suffix: str, shape: tuple[int, int], sharing: Sharing, needed: bool) -> np.ndarray | None:
     """The group of each input, (inputs,); None if they are consecutive.
 
-    Raises UserError unless every group has an input, and every input a group.
+    needed: whether the tensor that says so must be there. Raises UserError unless every group has an input, and every
+    input a group.
     """
-    if suffix not in parts:
+    if suffix not in parts and not needed:
         return None
     stored = parts.need(suffix, ("I32", "I64"), shape[1:])
     groups = sharing.grid(shape)[1]
@@ -88,7 +100,7 @@ class _ColumnWords:
         return lambda start, stop: self._codes(words[:, start:stop].T)
 
     def _codes(self, words: np.ndarray) -> np.ndarray:
-        return bits.codes(bits.unpacked(words, self.bits)[:, : self.inputs], self.bits)
+        return codes_of(unpacked(words, self.bits)[:, : self.inputs], self.bits)
 
 
 @dataclass(frozen=True)
@@ -112,5 +124,5 @@ class _ZeroWords:
 
     def load(self) -> Loaded:
         words = self.stored.read().view(np.uint32) + np.uint32(self.less)
-        zeros = bits.zero_points(bits.unpacked(words, self.bits), self.bits).T
+        zeros = zero_points_of(unpacked(words, self.bits), self.bits).T
         return lambda start, stop: zeros[start:stop]

@@ -17,9 +17,12 @@ _FORMATS = {
 }
 _STRATEGIES = {"int": ("channel", "group"), "float": ("tensor", "channel", "group", "block")}
 _MIXED = "mixed-precision"
-_WEIGHTS = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure")
+_WEIGHTS = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "actorder")
 # How the codes were found; the files show what came of it.
-_INERT_WEIGHTS = ("actorder", "observer", "observer_kwargs", "scale_dtype", "zp_dtype")
+_INERT_WEIGHTS = ("observer", "observer_kwargs", "scale_dtype", "zp_dtype")
+# In what order inputs were quantized, and which of the orders leave them dealt to groups.
+_ORDERS = ("group", "dynamic", "weight", "static")
+_DEALT = _ORDERS[:2]
 # What is done to activations is not done here.
 _ACTIVATIONS = ("input_activations", "output_activations")
 
@@ -29,13 +32,16 @@ class Scheme:
     """How the modules of some targets are stored.
 
     targets: names of modules, ``re:`` patterns of such, or classes. packed: whether codes are packed into words.
-    dtype: int4, int8 or float8.
+    dtype: int4, int8 or float8. symmetric: whether there are no zero points. dealt: whether inputs may be in any order
+    of groups.
     """
 
     targets: tuple[str, ...]
     packed: bool
     dtype: str
     sharing: Sharing
+    symmetric: bool
+    dealt: bool
 
     @property
     def bits(self) -> int:
@@ -58,8 +64,14 @@ class Scheme:
         packed = format == "pack-quantized"
         kind = weights.one_of("type", _FORMATS[format], "int")
         bits = weights.bits("num_bits", *((4, 8) if packed else (8,)))
-        dtype = "float8" if kind == "float" else f"int{bits}"
-        return cls(read_targets(group, "targets"), packed, dtype, _sharing(weights, _STRATEGIES[kind]))
+        return cls(
+            targets=read_targets(group, "targets"),
+            packed=packed,
+            dtype="float8" if kind == "float" else f"int{bits}",
+            sharing=_sharing(weights, _STRATEGIES[kind]),
+            symmetric=weights.switch("symmetric", True),
+            dealt=_is_dealt(weights),
+        )
 
 
 def read_schemes(section: Section) -> tuple[Scheme, ...]:
@@ -96,6 +108,11 @@ def _sharing(weights: Section, strategies: tuple[str, ...]) -> Sharing:
             return weights.group("group_size")
         case _:
             return weights.block("block_structure")
+
+
+def _is_dealt(weights: Section) -> bool:
+    order = weights.get("actorder")
+    return order if isinstance(order, bool) else weights.one_of("actorder", _ORDERS) in _DEALT
 
 
 def _is_name(target: str, module: str) -> bool:

@@ -14,7 +14,7 @@ _EXCLUDED = ("modules_to_not_convert", "ignored_layers")
 _INERT = frozenset(
     """
     act_group_aware amp autoround_version backend batch_size block_name_to_quantize cache_block_outputs
-    damp_auto_increment damp_percent data_type dataset desc_act disable_exllama do_fuse enable_minmax_tuning
+    damp_auto_increment damp_percent data_type dataset disable_exllama do_fuse enable_minmax_tuning
     enable_quanted_input exllama_config fuse_max_seq_len gradient_accumulate_steps iters lm_head low_gpu_mem_usage lr
     max_input_length meta method minmax_lr model_file_base_name model_name_or_path model_seqlen
     module_name_preceding_first_block modules_in_block_to_quantize modules_to_fuse mse nsamples offload_to_disk
@@ -56,6 +56,10 @@ class Section(JsonObject):
         if self.get(key) is None:
             self.refuse(f"has no {key}; the supported ones are {', '.join(map(str, choices))}")
         return self.one_of(key, choices)
+
+    def switch(self, key: str, default: bool = False) -> bool:
+        """True or false; the default if there is no such key."""
+        return default if self.get(key) is None else self.flag(key)
 
     def group(self, key: str) -> Sharing:
         """Groups of so many consecutive inputs; -1 for all of them."""
