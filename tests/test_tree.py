@@ -136,6 +136,7 @@ DOORS = {
     "argparse": {
         "tpi_mpi.cli.arguments",
         "weights_tools.common.partition_arguments",
+        "weights_tools.common.format_arguments",
         "weights_tools.split",
         "weights_tools.synth",
     },

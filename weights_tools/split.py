@@ -14,10 +14,11 @@ from pathlib import Path
 from tpi_mpi.cli.arguments import Parser, add_ignore_key
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError, say
+from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.tokenizer.files import SENTENCEPIECE, TOKENIZER_JSON
-from weights_tools.common.partition_arguments import DTYPES, add_partition_arguments, check_ranks
-
-LATER_DTYPES = ("int8", "int4")
+from tpi_mpi.weights.stored_formats import KEEP
+from weights_tools.common.format_arguments import QUANTIZED, add_format_arguments, check_formats, stored_formats
+from weights_tools.common.partition_arguments import add_partition_arguments, check_ranks
 
 
 def split_parser() -> Parser:
@@ -28,8 +29,7 @@ def split_parser() -> Parser:
     add_partition_arguments(parser, required=True)
     ratios = "choose the ratios that suit the machines in this report of tpi_mpi.check"
     add("--ratios-from", metavar="CHECK.json", type=Path, help=ratios)
-    dtypes = ("keep", *DTYPES, *LATER_DTYPES)
-    add("--dtype", default="keep", choices=dtypes, help="of the weights (default: as they are)")
+    add_format_arguments(parser, (KEEP, *FLOATS, *QUANTIZED), KEEP)
     add_ignore_key(parser)
     add("--force", action="store_true", help="replace slabs that are already in SLABS")
     return parser
@@ -57,13 +57,12 @@ def split(arguments: Sequence[str] | None = None) -> None:
     write_small_files(options.slabs, small_files)
     if not {TOKENIZER_JSON, SENTENCEPIECE} & set(small_files):
         say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")
-    cut(checkpoint, options.slabs, partition, options.dtype)
+    cut(checkpoint, options.slabs, partition, stored_formats(options, checkpoint.formats))
 
 
 def _check(options: Namespace) -> None:
     check_ranks(options.ranks)
-    if options.dtype in LATER_DTYPES:
-        raise UserError(f"--dtype {options.dtype} is not supported yet; use one of {', '.join(('keep', *DTYPES))}")
+    check_formats(options)
     if options.slabs.resolve() == options.checkpoint.resolve():
         raise UserError(f"{options.slabs} is the checkpoint itself; name another directory for the slabs")
     if options.ratios is not None and options.ratios_from is not None:
@@ -75,8 +74,7 @@ def _chosen_ratios(checkpoint, options: Namespace) -> tuple[float, ...] | None:
     from weights_tools.splitting.ratios import CheckReport, choose, describe
 
     report = CheckReport(options.ratios_from, checkpoint.config, options.ranks)
-    dtypes = checkpoint.dtypes if options.dtype == "keep" else options.dtype
-    choice = choose(checkpoint.config, dtypes, report.machines, report.work)
+    choice = choose(checkpoint.config, stored_formats(options, checkpoint.formats), report.machines, report.work)
     for line in describe(choice, report):
         say(line)
     return choice.ratios

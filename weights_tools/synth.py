@@ -10,12 +10,15 @@ fetches every layer.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError
-from weights_tools.common.partition_arguments import DTYPES, add_partition_arguments, check_ranks
+from tpi_mpi.kernels.formats import CODES, FLOATS, Format
+from weights_tools.common.format_arguments import add_format_arguments, check_formats, stored_formats
+from weights_tools.common.partition_arguments import add_partition_arguments, check_ranks
 from weights_tools.synthesis.shapes import SHAPES
 
 
@@ -26,7 +29,7 @@ def synth_parser() -> Parser:
     add("--like", metavar="NAME", choices=SHAPES, help=f"a published shape: {', '.join(SHAPES)}")
     add("--config", metavar="FILE", type=Path, help="any other config.json")
     add("--layers", metavar="L", type=int, help="make only this many layers")
-    add("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: bfloat16)")
+    add_format_arguments(parser, (*FLOATS, *CODES), "bfloat16")
     add("--seed", metavar="S", type=int, default=0, help="of the random weights (default: 0)")
     add_partition_arguments(parser, required=False)
     add("--unique-layers", metavar="K", type=int, help="with --ranks: layers beyond K link to the first K")
@@ -42,17 +45,17 @@ def synth(arguments: Sequence[str] | None = None) -> None:
     from tpi_mpi.model.config import ModelConfig
 
     config = ModelConfig.from_keys(_config_keys(options), "the config")
-    if options.ranks is not None:
-        check_ranks(options.ranks)
-    elif options.unique_layers is not None or options.ratios is not None:
-        raise UserError("--unique-layers and --ratios are for slabs; give --ranks N too")
+    _check(options)
 
+    from tpi_mpi.model.blocks import sources_of
     from tpi_mpi.model.partition import Partition
     from weights_tools.common.target_directory import prepare_for_checkpoint, prepare_for_slabs
     from weights_tools.splitting.cut import cut
     from weights_tools.synthesis.random_source import RandomSource, layer_links, write_checkpoint, write_small_files_of
 
-    source = RandomSource(options.like or options.config.resolve().parent.name, config, options.dtype, options.seed)
+    plain = dict.fromkeys(sources_of(config, Partition.of(config, 1)), _plain_format(options))
+    formats = stored_formats(options, plain)
+    source = RandomSource(options.like or options.config.resolve().parent.name, config, formats, options.seed)
     if options.ranks is None:
         prepare_for_checkpoint(options.out, options.force)
         write_checkpoint(source, options.out)
@@ -61,7 +64,23 @@ def synth(arguments: Sequence[str] | None = None) -> None:
         links = layer_links(config, partition, options.unique_layers)
         prepare_for_slabs(options.out, options.force)
         write_small_files_of(config, options.out)
-        cut(source, options.out, partition, links=links)
+        cut(source, options.out, partition, replace(formats, sources=source.formats), links)
+
+
+def _check(options: Namespace) -> None:
+    check_formats(options)
+    packed = {options.dtype, options.head_dtype} & set(CODES)
+    if options.ranks is not None:
+        check_ranks(options.ranks)
+    elif options.unique_layers is not None or options.ratios is not None:
+        raise UserError("--unique-layers and --ratios are for slabs; give --ranks N too")
+    elif packed:
+        raise UserError(f"a checkpoint cannot be made in {packed.pop()}; give --ranks N for slabs, or another --dtype")
+
+
+def _plain_format(options: Namespace) -> Format:
+    """That of norms, biases and the embedding."""
+    return Format(options.dtype if options.dtype in FLOATS else "bfloat16")
 
 
 def _config_keys(options: Namespace) -> dict:
@@ -75,7 +94,7 @@ def _config_keys(options: Namespace) -> dict:
         keys["num_hidden_layers"] = options.layers
         if keys.get("layer_types"):
             keys["layer_types"] = keys["layer_types"][: options.layers]
-    return {**keys, "torch_dtype": options.dtype}
+    return {**keys, "torch_dtype": _plain_format(options).dtype}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
 import pytest
 import torch
 
+from tpi_mpi.kernels.fallback import dequantized
+from tpi_mpi.kernels.formats import Format, Tiled
+from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.packing import pack
 from tpi_mpi.model import layers
 from tpi_mpi.model.layers import attention, causal_mask, linear
+from weights_tools.splitting.conversion import convert, rows_of
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -46,18 +51,16 @@ def test_a_mask_lets_every_position_see_its_window_and_nothing_later():
     assert causal_mask(4, 2, 3, 2).tolist() == [[True, True, False], [False, True, True]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [1, 2, 4, 37])
-@pytest.mark.parametrize("fast", [True, False])
-def test_products_keep_the_precision_of_the_weights(monkeypatch, dtype, rows, fast):
-    monkeypatch.setattr(layers, "_multiplies_fast", lambda dtype: fast)
-    monkeypatch.setattr(layers, "_TILE_ELEMENTS", 40 * 48)  # several tiles, the last of them short
-    states, weight, bias = random(rows, 48), random(100, 48, seed=1).to(dtype), random(100, seed=2).to(dtype)
-    expected = states.double() @ weight.double().T + bias.double()
-    result = linear(states, weight, bias)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "int4"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_projection_is_the_product_plus_the_bias(dtype, rows):
+    weight, states, bias = random(100, 48), random(rows, 48, seed=1), random(100, seed=2)
+    layout = Tiled(Format.of(dtype), 100, 48)
+    operand = Operand(layout, pack(convert(rows_of(weight), Format("float32"), layout.format, "weight"), layout))
+    exact = states.double() @ dequantized(operand).double().T + bias.double()
+    result = linear(states, operand, bias)
     assert result.dtype == torch.float32
-    error = (result.double() - expected).abs().max() / expected.abs().max()
-    assert error < {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(result.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
@@ -66,13 +69,3 @@ def test_activations_are_those_of_transformers(name):
 
     gate, up = random(3, 8), random(3, 8, seed=1)
     torch.testing.assert_close(layers.gated(name, gate, up), ACT2FN[name](gate) * up)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16])
-@pytest.mark.parametrize("fast", [True, False])
-def test_states_are_rounded_to_the_weights_dtype_however_many_rows_there_are(monkeypatch, dtype, rows, fast):
-    monkeypatch.setattr(layers, "_multiplies_fast", lambda dtype: fast)  # as with AVX-512, and as without
-    weight = torch.tensor([[1.0, -1.0] * 8] * 3).to(dtype)
-    states = torch.tensor([[1 + torch.finfo(dtype).eps / 4, 1.0] * 8] * rows)  # rounded, all of them are 1
-    assert torch.equal(linear(states, weight), torch.zeros(rows, 3))

@@ -100,7 +100,7 @@ def test_the_head_is_cut_into_slices_no_larger_than_other_blocks(name):
 def test_a_partition_survives_being_stored():
     partition = Partition.of(config(), 3, (1, 2, 1))
     assert Partition.from_json(json.loads(json.dumps(partition.to_json()))) == partition
-    assert set(partition.to_json()) == {"heads", "columns", "vocabulary", "group"}  # as in slabs of format version 1
+    assert set(partition.to_json()) == {"heads", "columns", "vocabulary", "heads_per_kv"}  # as slabs store it
 
 
 @pytest.mark.parametrize(

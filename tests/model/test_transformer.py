@@ -14,10 +14,10 @@ from weights_tools.splitting.cut import cut
 SPLITS = [(1, None), (2, None), (2, (3, 1)), (3, None), (3, (1, 4, 2)), (4, None), (4, (1, 2, 3, 1))]
 
 
-def slabs_of(path, target, ranks, ratios, dtype="keep"):
+def slabs_of(path, target, ranks, ratios):
     checkpoint = Checkpoint(path)
     target.mkdir()
-    cut(checkpoint, target, Partition.of(checkpoint.config, ranks, ratios), dtype)
+    cut(checkpoint, target, Partition.of(checkpoint.config, ranks, ratios))
     return target
 
 

@@ -12,6 +12,7 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.preflight.diagnosis import notes, problems
 from tpi_mpi.weights.slab_directory import slab_path
+from tpi_mpi.weights.stored_formats import StoredFormats
 from weights_tools.splitting.ratios import CheckReport, choose
 
 RANKS = 4
@@ -57,7 +58,7 @@ def test_the_table_has_a_line_for_every_rank(healthy):
 def test_split_can_take_its_ratios_from_the_report(healthy, demo):
     config = ModelConfig.load(demo / "config.json")
     report = CheckReport(healthy[1], config, 3)
-    assert choose(config, "bfloat16", report.machines, report.work).expected.tpot > 0
+    assert choose(config, StoredFormats.like(config, "bfloat16"), report.machines, report.work).expected.tpot > 0
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,14 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import planned_slab
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.stored_formats import StoredFormats
 from weights_tools.split import split
 from weights_tools.splitting.description import describe
 from weights_tools.splitting.ratios import Ability, choose, deal
 from weights_tools.synthesis.shapes import SHAPES
 
 CONFIG = ModelConfig.from_keys(SHAPES["open-llama-3b"])
+BFLOAT16 = StoredFormats.like(CONFIG, "bfloat16")
 WORK = Work(prompt_tokens=32, capacity=64, chunk=32, token_sum=3e-3, prompt_sum=40e-3)
 RATES = Rates(read=320e6, memory=10e9, vector=5e9, prompt=100e9)
 MACHINE = Machine(host="a", budget=5 * GIB // 4, taken=280 * MIB, rates=RATES)
@@ -63,7 +65,7 @@ def test_equals_get_equal_shards_and_the_weaker_less():
 
 
 def choice(*changes: dict):
-    return choose(CONFIG, "bfloat16", cluster(*changes), WORK)
+    return choose(CONFIG, BFLOAT16, cluster(*changes), WORK)
 
 
 def test_a_machine_with_half_the_disk_and_half_the_memory_gets_less():
@@ -98,7 +100,7 @@ def test_one_without_any_room_is_named():
 
 def test_what_fits_into_memory_takes_its_products_the_head_and_the_sums():
     machines = cluster({"budget": 8 * GIB}, {"budget": 8 * GIB})
-    given = shards(CONFIG, Partition.of(CONFIG, 2), "bfloat16", WORK)
+    given = shards(CONFIG, Partition.of(CONFIG, 2), BFLOAT16, WORK)
     expected = predict(given, machines, WORK)
     assert expected.pinned == tuple(shard.nbytes for shard in given)
     head, sums = given[0].head / RATES.vector, 52 * WORK.token_sum
@@ -109,7 +111,7 @@ def test_what_fits_into_memory_takes_its_products_the_head_and_the_sums():
 def test_a_planned_slab_has_the_sizes_of_the_real_one(demo_slabs):
     for rank in range(3):
         slab = read_slab(slab_path(demo_slabs(3), rank))
-        planned = planned_slab(slab.config, slab.partition, rank, "bfloat16")
+        planned = planned_slab(slab.config, slab.partition, rank, StoredFormats.like(slab.config, "bfloat16"))
         real, drawn = ({name: block.nbytes for name, block in one.blocks.items()} for one in (slab, planned))
         assert real == drawn
         assert planned.dtype == slab.dtype

@@ -8,6 +8,7 @@ import torch
 from conftest import run_module
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.split import split
@@ -59,7 +60,7 @@ def test_a_random_checkpoint_is_one_that_transformers_loads(small_config, tmp_pa
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint", output_loading_info=True)
     assert not any(report.values())
     assert model.config.num_hidden_layers == 2
-    assert Checkpoint(tmp_path / "checkpoint").dtypes["lm_head.weight"] == "float32"
+    assert Checkpoint(tmp_path / "checkpoint").formats["lm_head.weight"] == Format("float32")
 
 
 def test_slabs_made_directly_equal_those_of_the_checkpoint(small_config, tmp_path):

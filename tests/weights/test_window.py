@@ -13,6 +13,7 @@ import torch
 
 from tpi_mpi.common.errors import DiskHung, TpiError
 from tpi_mpi.common.memory import resident
+from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights import pages
 from tpi_mpi.weights.budget import Plan, plan, plan_window
@@ -49,10 +50,16 @@ def order_of(slab: Slab) -> list[str]:
 
 def stored(slab: Slab, name: str) -> dict[str, bytes]:
     with h5py.File(slab.path, "r") as file:
-        return {tensor.name: file[name][tensor.name][:].tobytes() for tensor in slab.blocks[name].tensors}
+        block = file[name]
+        return {
+            tensor.name: b"".join(block[tensor.name + part.name][:].tobytes() for part in tensor.layout.parts)
+            for tensor in slab.blocks[name].tensors
+        }
 
 
-def bytes_of(tensor: torch.Tensor) -> bytes:
+def bytes_of(tensor: torch.Tensor | Operand) -> bytes:
+    if isinstance(tensor, Operand):
+        return b"".join(part.tobytes() for part in tensor.parts)
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 

@@ -120,6 +120,10 @@ class Plain:
     shape: tuple[int, ...]
 
     @property
+    def format(self) -> Format:
+        return Format(self.dtype)
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         return (Part("", FLOATS[self.dtype], self.shape),)
 

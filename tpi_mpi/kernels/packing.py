@@ -33,15 +33,20 @@ class Rows:
         return len(self.values)
 
     @property
+    def by_kind(self) -> tuple[np.ndarray | None, ...]:
+        """Values, scales, zero points."""
+        return self.values, self.scales, self.zero_points
+
+    @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return tuple(array for array in (self.values, self.scales, self.zero_points) if array is not None)
+        return tuple(array for array in self.by_kind if array is not None)
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays)
 
     def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(*(None if array is None else array[rows] for array in self._all))
+        return Rows(*(None if array is None else array[rows] for array in self.by_kind))
 
     def columns(self, start: int, stop: int, group: int) -> "Rows":
         """The columns from ``start`` up to ``stop``, with the scales of every group that they touch.
@@ -49,18 +54,14 @@ class Rows:
         The rows must begin at the matrix's first column. group: of their format.
         """
         groups = slice(start // group, -(-stop // group)) if group else slice(None)
-        scales, zeros = (None if array is None else array[:, groups] for array in self._all[1:])
+        scales, zeros = (None if array is None else array[:, groups] for array in self.by_kind[1:])
         return Rows(self.values[:, start:stop], scales, zeros)
 
     @classmethod
     def joined(cls, pieces: "list[Rows]") -> "Rows":
         """Consecutive rows as one."""
-        arrays = zip(*(piece._all for piece in pieces), strict=True)
+        arrays = zip(*(piece.by_kind for piece in pieces), strict=True)
         return cls(*(None if several[0] is None else np.concatenate(several) for several in arrays))
-
-    @property
-    def _all(self) -> tuple[np.ndarray | None, ...]:
-        return self.values, self.scales, self.zero_points
 
 
 def pack(rows: Rows, layout: Tiled) -> list[np.ndarray]:
@@ -131,7 +132,7 @@ def dequantize(rows: Rows, format: Format, lead: int = 0) -> np.ndarray:
     numbers = _numbers(rows.values, format)
     if not format.packed:
         return numbers
-    scales = _scale_values(rows.scales, format)
+    scales = scale_values(rows.scales, format)
     repeat = _repeater(format, lead, numbers.shape[1])
     if rows.zero_points is not None:
         numbers = numbers - repeat(rows.zero_points.astype(np.float32))
@@ -152,7 +153,8 @@ def _numbers(values: np.ndarray, format: Format) -> np.ndarray:
             return values.astype(np.float32)
 
 
-def _scale_values(scales: np.ndarray, format: Format) -> np.ndarray:
+def scale_values(scales: np.ndarray, format: Format) -> np.ndarray:
+    """Scales as float32."""
     if format.scales == "e8m0":
         return np.ldexp(np.float32(1), scales.astype(np.int32) - 127)
     return scales.astype(np.float32)

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import prod
 from statistics import mean
 
 import numpy as np
@@ -93,7 +92,7 @@ def _rank_report(slab: Slab, before: RankUsage, usage: RankUsage, tokens: int) -
     spent = {name: usage.seconds.get(name, 0.0) - before.seconds.get(name, 0.0) for name in ACTIVITIES}
     per_token = {f"{name}_s": round(seconds / tokens, 6) for name, seconds in spent.items()}
     per_token["bytes_fetched"] = round((usage.bytes_fetched - before.bytes_fetched) / tokens)
-    elements = sum(prod(tensor.shape) for extent in slab.sweep.values() for tensor in extent.tensors)
+    elements = sum(tensor.layout.elements for extent in slab.sweep.values() for tensor in extent.tensors)
     load = {"host": usage.host, "weights": usage.swept_bytes, "elements": elements, "streamed": usage.streamed_bytes}
     return usage.to_json() | {"per_token": per_token, "rates": load}
 

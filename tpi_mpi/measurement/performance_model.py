@@ -5,7 +5,6 @@ Each rank's memory budget is planned as in a run, for the blocks that the partit
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import prod
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.measurement.rates import Rates, shared_disks
@@ -15,7 +14,8 @@ from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan
-from tpi_mpi.weights.slab import Dtypes, Slab, planned_slab
+from tpi_mpi.weights.slab import Slab, planned_slab
+from tpi_mpi.weights.stored_formats import StoredFormats
 
 # Tokens that are timed, after one that finds the window as the prompt left it.
 _TOKENS = 2
@@ -81,7 +81,7 @@ class Shard:
         return cls(
             blocks=slab.resident,
             layers=layers,
-            elements=sum(prod(tensor.shape) for name in layers for tensor in slab.blocks[name].tensors),
+            elements=sum(tensor.layout.elements for name in layers for tensor in slab.blocks[name].tensors),
             fixed=model.memory(capacity, chunk),
         )
 
@@ -114,10 +114,10 @@ class Prediction:
     pinned: tuple[int, ...]
 
 
-def shards(config: ModelConfig, partition: Partition, dtypes: Dtypes, work: Work) -> list[Shard]:
+def shards(config: ModelConfig, partition: Partition, formats: StoredFormats, work: Work) -> list[Shard]:
     """What the partition gives each rank, in rank order."""
     ranks = range(partition.size)
-    return [Shard.of(planned_slab(config, partition, rank, dtypes), work.capacity, work.chunk) for rank in ranks]
+    return [Shard.of(planned_slab(config, partition, rank, formats), work.capacity, work.chunk) for rank in ranks]
 
 
 def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Prediction:

@@ -51,6 +51,11 @@ class TensorSpec:
         rows = self.rows[1] - self.rows[0]
         return (rows,) if self.width is None else (rows, self.width)
 
+    @property
+    def multiplied(self) -> bool:
+        """Whether states are multiplied with it; of the embedding, single rows are looked up."""
+        return self.width is not None and self.name != names.weight_of(names.EMBED_TOKENS)
+
     def shard(self, partition: Partition, rank: int) -> Bounds | None:
         """The range of ``axis`` that the rank holds, in elements; None if it holds none of the tensor."""
         if self.along == "root" and rank != 0:
@@ -83,7 +88,7 @@ class Block:
 def blocks_of(config: ModelConfig, partition: Partition) -> tuple[Block, ...]:
     """Every block of the model in the order of use, then the embedding, which is read row by row outside the sweep."""
     layers = (block for layer in range(config.num_hidden_layers) for block in _layer(config, layer))
-    return (*layers, *_head(config, partition), *_embedding(config))
+    return (*layers, *_head(config, partition), _embedding(config))
 
 
 def shard_blocks(config: ModelConfig, partition: Partition, rank: int) -> tuple[Block, ...]:
@@ -187,9 +192,8 @@ def _head(config: ModelConfig, partition: Partition) -> Iterator[Block]:
         yield Block(f"{Kind.HEAD.value}.{index}", Kind.HEAD, (norm, part) if index == 0 else (part,))
 
 
-def _embedding(config: ModelConfig) -> Iterator[Block]:
-    """The block of the embedding; none if it is tied, as its rows are then read from the slices of the head."""
-    if not config.tie_word_embeddings:
-        name = names.weight_of(names.EMBED_TOKENS)
-        rows = TensorSpec(name, f"model.{name}", (0, config.vocab_size), config.hidden_size, "root")
-        yield Block(EMBEDDING, Kind.EMBEDDING, (rows,))
+def _embedding(config: ModelConfig) -> Block:
+    """The embedding. A tied one is in the slab twice, because the slices of the head are not stored row by row."""
+    name = names.weight_of(names.EMBED_TOKENS)
+    rows = TensorSpec(name, f"model.{name}", (0, config.vocab_size), config.hidden_size, "root")
+    return Block(EMBEDDING, Kind.EMBEDDING, (rows,))

@@ -1,10 +1,10 @@
-"""The arithmetic of a transformer layer: functions of float32 activations and of weights in any dtype."""
-
-from functools import cache
+"""The arithmetic of a transformer layer: functions of float32 activations and of weights in any format."""
 
 import torch
 import torch.nn.functional as F
-from torch.backends import mkldnn as onednn
+
+from tpi_mpi.kernels.linear import linear as multiply
+from tpi_mpi.kernels.operand import Operand
 
 _ACTIVATIONS = {
     "silu": F.silu,
@@ -15,11 +15,6 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": lambda states: F.gelu(states, approximate="tanh"),
 }
 
-# Half-precision weights are widened in tiles of this many elements, which fit in a core's cache.
-_TILE_ELEMENTS = 1024**2
-# Fewer rows than this are multiplied without widening, which would cost more than the product itself.
-_TILE_MIN_ROWS = 4
-
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root-mean-square normalisation of states (..., N) over the last axis, scaled by weight (N,)."""
@@ -27,50 +22,10 @@ def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     return states * torch.rsqrt(variance + eps) * weight.float()
 
 
-def linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """States (M, K) times the transpose of weight (N, K), plus bias (N,): (M, N) in float32."""
-    product = _multiply(states, weight)
+def linear(states: torch.Tensor, weight: Operand, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """States (M, K) in float32 times the transpose of weight (N, K), plus bias (N,): (M, N) in float32."""
+    product = multiply(states, weight)
     return product if bias is None else product + bias.float()
-
-
-def _multiply(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """With half-precision weights, states and product are rounded to their dtype, whatever the number of rows."""
-    if weight.dtype == torch.float32:
-        return F.linear(states, weight)
-    states = states.to(weight.dtype)
-    if len(states) == 1:
-        return _multiply_vector(states[0], weight)[None].float()
-    if len(states) < _TILE_MIN_ROWS or _multiplies_fast(weight.dtype):
-        return F.linear(states, weight).float()
-    return _multiply_by_tiles(states.float(), weight).to(weight.dtype).float()
-
-
-def _multiply_vector(state: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """One row, by torch's own GEMV: it reads the weight at twice the rate of oneDNN's, and rounds the same way."""
-    onednn.enabled = False
-    try:
-        return torch.mv(weight, state)
-    finally:
-        onednn.enabled = True
-
-
-@cache
-def _multiplies_fast(dtype: torch.dtype) -> bool:
-    """Whether torch has a fast matrix product for this half precision; without one, it multiplies row by row."""
-    return dtype == torch.bfloat16 and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
-def _multiply_by_tiles(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Like a GEMM that packs panels: a cache-sized tile of the weight is widened, used, and overwritten."""
-    rows, width = weight.shape
-    height = max(16, _TILE_ELEMENTS // width)
-    tile = torch.empty(min(height, rows), width)
-    product = torch.empty(len(states), rows)
-    for start in range(0, rows, height):
-        part = weight[start : start + height]
-        widened = tile[: len(part)].copy_(part)
-        product[:, start : start + height] = F.linear(states, widened)
-    return product
 
 
 def gated(activation: str, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

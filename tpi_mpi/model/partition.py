@@ -10,9 +10,9 @@ from tpi_mpi.model.config import ModelConfig
 Bounds = tuple[int, int]
 """A half-open range, as (start, stop)."""
 
-# Feed-forward columns are dealt in multiples of this many (128 bytes of bfloat16, so that no rank's rows of down_proj
-# begin inside another's cache lines), or of fewer if that would leave the ranks unequal.
-_MOST_COLUMNS_TOGETHER = 64
+# Feed-forward columns are dealt in multiples of this many (whole groups of every format of weights, so that no scale is
+# stored twice), or of fewer if that would leave the ranks unequal.
+_MOST_COLUMNS_TOGETHER = 128
 
 
 def bounds(total: int, ratios: Sequence[float], together: int = 1) -> tuple[Bounds, ...]:
@@ -30,9 +30,7 @@ def bounds(total: int, ratios: Sequence[float], together: int = 1) -> tuple[Boun
     return tuple(pairwise(min(cut * together, total) for cut in cuts))
 
 
-# The keys of a partition in a slab.
 _RANGES = ("heads", "columns", "vocabulary")
-_HEADS_PER_KV = "group"
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,12 @@ class Partition:
 
     def to_json(self) -> dict:
         """The partition as slabs store it."""
-        return {key: getattr(self, key) for key in _RANGES} | {_HEADS_PER_KV: self.heads_per_kv}
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: dict) -> "Partition":
         ranges = {key: tuple((int(a), int(b)) for a, b in value[key]) for key in _RANGES}
-        return cls(**ranges, heads_per_kv=int(value[_HEADS_PER_KV]))
+        return cls(**ranges, heads_per_kv=int(value["heads_per_kv"]))
 
     @classmethod
     def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Kind, shard_blocks
 from tpi_mpi.model.config import ModelConfig
@@ -13,7 +14,7 @@ from tpi_mpi.model.layers import attention, causal_mask, gated, linear, rms_norm
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.rope import Rope, rotate
 
-Weights = Mapping[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor | Operand]
 
 
 @dataclass

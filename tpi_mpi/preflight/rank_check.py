@@ -35,7 +35,7 @@ class RankCheck:
     def __init__(self, world: World, options: CheckOptions, target: Target):
         self.world, self.options, self.target = world, options, target
         config, self.problems = target.config, []
-        self.slab = planned_slab(config, target.partition, world.rank, target.dtype)
+        self.slab = planned_slab(config, target.partition, world.rank, target.formats)
         self.state = "none yet" if target.identity is None else self._open_slab()
         self.capacity = min(options.prompt_tokens + options.new_tokens, config.context_length)
         self.chunking = Chunking.of(config.hidden_size, self.capacity, options.machine.overlap and world.overlaps)

@@ -57,7 +57,7 @@ def _expected(target: Target, ranks: Sequence[dict], work: Work) -> dict[str, fl
         return None
     machines = [Machine.of(rank) for rank in ranks]
     try:
-        prediction = predict(shards(target.config, target.partition, target.dtype, work), machines, work)
+        prediction = predict(shards(target.config, target.partition, target.formats, work), machines, work)
     except UserError:  # reported as the rank's own problem
         return None
     return {"ttft_s": round(prediction.ttft, 6), "tpot_s": round(prediction.tpot, 6)}

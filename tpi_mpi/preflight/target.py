@@ -8,22 +8,25 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import check_writable
 from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import ITEMSIZE
+from tpi_mpi.weights.slab import formats_of
 from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, own_slab
+from tpi_mpi.weights.stored_formats import StoredFormats
 
 
 @dataclass(frozen=True)
 class Target:
     """A model as rank 0 has it.
 
-    dtype: of most weights. partition: that of rank 0's slab, or an even one if there is none.
+    dtype: of most weights. formats: of all of them. partition: that of rank 0's slab, or an even one if there is none.
     identity: what all slabs should have in common; None if the model is not split yet.
     """
 
     model: str
     dtype: str
+    formats: StoredFormats
     config: ModelConfig
     partition: Partition
     identity: dict[str, str] | None
@@ -34,27 +37,32 @@ class Target:
         if (directory / "config.json").is_file() and not (directory / MANIFEST).is_file():
             config = ModelConfig.load(directory / "config.json", ignored_keys)
             dtype = str(config.keys.get("torch_dtype") or config.keys.get("dtype"))
-            dtype = dtype if dtype in ITEMSIZE else "bfloat16"
-            return cls(directory.resolve().name, dtype, config, Partition.of(config, size), None)
+            dtype = dtype if dtype in FLOATS else "bfloat16"
+            formats = StoredFormats.like(config, dtype)
+            return cls(directory.resolve().name, dtype, formats, config, Partition.of(config, size), None)
         manifest = Manifest.load(directory)
         manifest.check_size(size)
         for line in manifest.warnings():
             say(line)
         try:
             slab = own_slab(directory, 0, size)
-            return cls(manifest.model, manifest.dtype, slab.config, slab.partition, slab.identity())
+            identity = slab.identity()
+            return cls(manifest.model, manifest.dtype, formats_of(slab), slab.config, slab.partition, identity)
         except UserError:  # rank 0 finds and reports it again as its own problem
             config = ModelConfig.load(directory / "config.json", manifest.ignored_keys)
-            identity = {"checkpoint digest": manifest.source_digest, "dtype": manifest.dtype}
-            return cls(manifest.model, manifest.dtype, config, Partition.of(config, size), identity)
+            formats = StoredFormats.like(config, manifest.dtype)
+            identity = {"checkpoint digest": manifest.source_digest}
+            return cls(manifest.model, manifest.dtype, formats, config, Partition.of(config, size), identity)
 
     def to_json(self) -> dict:
-        return {**vars(self), "config": dict(self.config.keys), "partition": self.partition.to_json()}
+        own = {"formats": self.formats.to_json(), "partition": self.partition.to_json()}
+        return {**vars(self), **own, "config": dict(self.config.keys)}
 
     @classmethod
     def from_json(cls, value: dict) -> "Target":
         config, partition = ModelConfig.from_keys(value["config"]), Partition.from_json(value["partition"])
-        return cls(**{**value, "config": config, "partition": partition})
+        formats = StoredFormats.from_json(value["formats"])
+        return cls(**{**value, "formats": formats, "config": config, "partition": partition})
 
 
 def agree(world: World, options: CheckOptions) -> Target:

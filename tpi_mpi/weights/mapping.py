@@ -11,6 +11,8 @@ import xxhash
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.units import MIB
+from tpi_mpi.kernels.formats import Tiled
+from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab import BlockExtent
 
@@ -19,13 +21,21 @@ from tpi_mpi.weights.slab import BlockExtent
 _PIECE = 32 * MIB
 
 
-def tensors_of(buffer, extent: BlockExtent, origin: int) -> dict[str, torch.Tensor]:
-    """The tensors of a block by name, as views of a buffer that begins at offset ``origin`` of the file."""
-    tensors = {}
+Tensors = dict[str, torch.Tensor | Operand]
+"""The tensors of a block by name: matrices that states are multiplied with are operands."""
+
+
+def tensors_of(buffer, extent: BlockExtent, origin: int) -> Tensors:
+    """The tensors of a block, as views of a buffer that begins at offset ``origin`` of the file."""
+    tensors: Tensors = {}
     for tensor in extent.tensors:
-        dtype = getattr(torch, tensor.dtype)
-        count, offset = tensor.nbytes // dtype.itemsize, tensor.offset - origin
-        tensors[tensor.name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=offset).view(tensor.shape)
+        layout, offsets = tensor.layout, tuple(offset - origin for offset in tensor.offsets)
+        if isinstance(layout, Tiled):
+            tensors[tensor.name] = Operand.of(layout, buffer, offsets)
+        else:
+            dtype = getattr(torch, layout.dtype)
+            values = torch.frombuffer(buffer, dtype=dtype, count=layout.elements, offset=offsets[0])
+            tensors[tensor.name] = values.view(layout.shape)
     return tensors
 
 

@@ -5,44 +5,48 @@ descriptor (:mod:`tpi_mpi.weights.mapping`), because HDF5 serialises its calls o
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from tpi_mpi.model.blocks import EMBEDDING, Block, shard_blocks, sources_of
+from tpi_mpi.kernels.formats import FLOATS, Format, Layout, Plain, Tiled
+from tpi_mpi.model import names
+from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
+from tpi_mpi.weights.stored_formats import StoredFormats
 
 PAGE = 4096
-"""Every tensor of a slab begins at a multiple of this many bytes."""
+"""Every part of a tensor begins at a multiple of this many bytes."""
 
-STORED_AS = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
-ITEMSIZE = {dtype: np.dtype(stored).itemsize for dtype, stored in STORED_AS.items()}
 NO_CHECKSUM = "0" * 16
 
 
 @dataclass(frozen=True)
 class TensorExtent:
-    """Where a tensor lies in the slab: ``offset`` in bytes from the start of the file, in C order."""
+    """Where a tensor lies in the slab: where each part of its layout begins, in bytes from the start of the file."""
 
     name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
+    layout: Layout
+    offsets: tuple[int, ...]
 
     @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * ITEMSIZE[self.dtype]
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """First byte of each part, and the byte after its last."""
+        parts = zip(self.offsets, self.layout.parts, strict=True)
+        return tuple((offset, offset + part.nbytes) for offset, part in parts)
+
+    @property
+    def stop(self) -> int:
+        return self.ranges[-1][1]
 
 
 @dataclass(frozen=True)
 class BlockExtent:
-    """Where a block lies in the slab: a single byte range, with zeros between its tensors.
+    """Where a block lies in the slab: a single byte range, with zeros between the parts of its tensors.
 
     checksum: XXH3 (64 bits, hexadecimal) of the whole range.
     """
@@ -53,33 +57,35 @@ class BlockExtent:
 
     @property
     def offset(self) -> int:
-        return self.tensors[0].offset
-
-    @property
-    def nbytes(self) -> int:
-        return self.tensors[-1].offset + self.tensors[-1].nbytes - self.offset
-
-    def tensor(self, name: str) -> TensorExtent:
-        return next(tensor for tensor in self.tensors if tensor.name == name)
+        return self.tensors[0].offsets[0]
 
     @property
     def stop(self) -> int:
-        return self.offset + self.nbytes
+        return self.tensors[-1].stop
+
+    @property
+    def nbytes(self) -> int:
+        return self.stop - self.offset
+
+    def tensor(self, name: str) -> TensorExtent:
+        return next(tensor for tensor in self.tensors if tensor.name == name)
 
 
 @dataclass(frozen=True)
 class Slab:
     """The header of one slab: which shard of which model it is, and where its blocks lie.
 
-    dtype: the dtype in which most numbers of the whole model are stored.
+    dtype: the dtype in which most weights of the whole model are stored. formats: those of its matrices, head,
+        embedding and vectors, for people.
     source_digest: XXH3 (128 bits, hexadecimal) of the checkpoint's tensors.
-    blocks: by name, in the order of use; on rank 0 a separate embedding, if there is one, comes last.
-    row_checksums: XXH3 (64 bits) of each row of that embedding, which is read row by row and not as a block.
+    blocks: by name, in the order of use; on rank 0 the embedding comes last.
+    row_checksums: XXH3 (64 bits) of each row of the embedding, which is read row by row and not as a block.
     """
 
     path: Path
     rank: int
     dtype: str
+    formats: Mapping[str, str]
     config: ModelConfig
     partition: Partition
     source_digest: str
@@ -104,8 +110,10 @@ class Slab:
 
     @property
     def kv_dtype(self) -> str:
-        """The dtype of the KV cache: that of most weights."""
-        return self.dtype
+        """The dtype of the KV cache: that of most weights or, where these are packed, of the layers' norms."""
+        if self.dtype in FLOATS:
+            return self.dtype
+        return self.first_layer[0].tensor(names.weight_of(names.ATTENTION_NORM)).layout.dtype
 
     @property
     def nbytes(self) -> int:
@@ -118,42 +126,53 @@ class Slab:
             "checkpoint digest": self.source_digest,
             "model configuration": json.dumps(dict(self.config.keys), sort_keys=True),
             "partition": json.dumps(self.partition.to_json()),
-            "dtype": self.dtype,
+            "dtype": json.dumps(dict(self.formats), sort_keys=True),
         }
 
 
-Dtypes = str | Mapping[str, str]
-"""The stored dtype: one for all tensors, or one for each by its name in the checkpoint."""
+def empty_slab(
+    path: Path, config: ModelConfig, partition: Partition, rank: int, formats: StoredFormats, digest: str = ""
+) -> Slab:
+    """A slab without blocks."""
+    dtype, described = formats.main_dtype(config, partition), formats.described(config, partition)
+    return Slab(path, rank, dtype, described, config, partition, digest, {})
 
 
-def planned_slab(config: ModelConfig, partition: Partition, rank: int, dtypes: Dtypes) -> Slab:
+def planned_slab(config: ModelConfig, partition: Partition, rank: int, formats: StoredFormats) -> Slab:
     """A slab without a file, with blocks as large as real ones, for whatever depends only on shapes and sizes."""
-    dtype_of = _lookup(dtypes)
     extents, end = {}, 0
     for block in shard_blocks(config, partition, rank):
-        extents[block.name] = _place(block, partition, rank, dtype_of, end)
+        extents[block.name] = _place(block, partition, rank, formats, end)
         end = extents[block.name].stop
-    return Slab(Path(), rank, main_dtype(config, partition, dtypes), config, partition, "", extents)
+    return replace(empty_slab(Path(), config, partition, rank, formats), blocks=extents)
 
 
-def main_dtype(config: ModelConfig, partition: Partition, dtypes: Dtypes) -> str:
-    """The dtype in which most numbers of the whole model are stored."""
-    counts: Counter = Counter()
-    dtype_of = _lookup(dtypes)
-    for name, shape in sources_of(config, partition).items():
-        counts[dtype_of(name)] += prod(shape)
-    return counts.most_common(1)[0][0]
+def layout_of(spec: TensorSpec, format: Format, partition: Partition, rank: int) -> Layout:
+    """How the rank's shard of a tensor is stored; the rank must hold one."""
+    shape, (start, stop) = spec.shard_shape(partition, rank), spec.shard(partition, rank)
+    if not spec.multiplied:
+        return Plain(format.dtype, shape)
+    return Tiled.cut(format, shape[0], start, stop) if spec.axis == 1 else Tiled(format, *shape)
 
 
-def _lookup(dtypes: Dtypes) -> Callable[[str], str]:
-    return (lambda name: dtypes) if isinstance(dtypes, str) else dtypes.__getitem__
+def formats_of(slab: Slab) -> StoredFormats:
+    """The formats in which the whole model is stored. slab: that of rank 0, which has some of every tensor."""
+    sources, head = {}, None
+    for block in shard_blocks(slab.config, slab.partition, slab.rank):
+        for spec in block.tensors:
+            sources[spec.source] = slab.blocks[block.name].tensor(spec.name).layout.format
+            if spec.name == names.weight_of(names.LM_HEAD):
+                head = sources[spec.source]  # that of a tied embedding, which comes last, may be another
+    return StoredFormats(sources, head=head)
 
 
-def _place(block: Block, partition: Partition, rank: int, dtype_of: Callable[[str], str], end: int) -> BlockExtent:
-    """The block's tensors, one after the other from ``end`` on, each on a page boundary."""
+def _place(block: Block, partition: Partition, rank: int, formats: StoredFormats, end: int) -> BlockExtent:
+    """The parts of the block's tensors, one after the other from ``end`` on, each on a page boundary."""
     tensors = []
     for spec in block.tensors:
-        shape, start = spec.shard_shape(partition, rank), -(-end // PAGE) * PAGE
-        tensors.append(TensorExtent(spec.name, dtype_of(spec.source), shape, start))
-        end = start + tensors[-1].nbytes
+        layout, offsets = layout_of(spec, formats.of(spec), partition, rank), []
+        for part in layout.parts:
+            offsets.append(-(-end // PAGE) * PAGE)
+            end = offsets[-1] + part.nbytes
+        tensors.append(TensorExtent(spec.name, layout, tuple(offsets)))
     return BlockExtent(block.name, tuple(tensors))

@@ -1,6 +1,6 @@
-"""The slab's HDF5 file: one group per block, and in it one contiguous, page-aligned dataset per tensor.
+"""The slab's HDF5 file: one group per block, and in it a contiguous, page-aligned dataset for each part of a tensor.
 
-Datasets lie in the order of use. bfloat16 is stored as uint16; the dataset's attribute ``dtype`` has the real dtype.
+Datasets lie in the order of use. Attributes of a tensor's first dataset say what its numbers are and how they lie.
 docs/slab-format.md describes the format for reading slabs with other tools.
 """
 
@@ -14,18 +14,23 @@ import h5py
 import numpy as np
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.model.blocks import EMBEDDING, Block, shard_blocks
+from tpi_mpi.kernels.formats import ORDER_TEXT, Format, Layout, Part, Tiled
+from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import NO_CHECKSUM, PAGE, STORED_AS, BlockExtent, Slab, TensorExtent
+from tpi_mpi.weights.slab import NO_CHECKSUM, PAGE, BlockExtent, Slab, TensorExtent, layout_of
+from tpi_mpi.weights.stored_formats import StoredFormats
 
 FORMAT = "tpi_mpi slab"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Room for the metadata of one dataset or group ahead of the data, so that no metadata lands between tensors.
-_METADATA_BYTES = 8192
+_METADATA_BYTES = 4096
+_MOST_PARTS = 3
 _NO_DIGEST = "0" * 32
 _ROW_CHECKSUMS = "row_checksums"
+# The sizes of a tiled matrix that are attributes of its first dataset.
+_SIZES = ("rows", "columns", "lead")
 
 
 def read_slab(path: Path) -> Slab:
@@ -44,18 +49,16 @@ def read_slab(path: Path) -> Slab:
     return slab
 
 
-def create(
-    slab: Slab, blocks: Iterable[Block], dtypes: Mapping[str, str], links: Mapping[str, str] | None = None
-) -> Slab:
+def create(slab: Slab, blocks: Iterable[Block], formats: StoredFormats, links: Mapping[str, str] | None = None) -> Slab:
     """Lays out an empty slab at ``slab.path``: every dataset has its place in the file, but no data yet.
 
-    dtypes: the stored dtype of each source tensor, by name.
+    formats: those that the tensors are stored in.
     links: for each block that is a hard link, the name of the earlier block that it links to.
     Returns the slab with the extents of its blocks. The data are then to be written at those extents, and the
     checksums with :func:`seal`.
     """
     blocks, links = tuple(blocks), links or {}
-    objects = sum(1 + len(block.tensors) for block in blocks if block.name not in links)
+    objects = sum(1 + _MOST_PARTS * len(block.tensors) for block in blocks if block.name not in links)
     with h5py.File(
         slab.path,
         "w",
@@ -71,9 +74,9 @@ def create(
                 file[block.name] = file[links[block.name]]
                 extents[block.name] = replace(extents[links[block.name]], name=block.name)
             else:
-                extents[block.name] = _create_block(file, slab, block, dtypes)
+                extents[block.name] = _create_block(file, slab, block, formats)
         if EMBEDDING in extents:
-            rows = extents[EMBEDDING].tensors[0].shape[0]
+            rows = extents[EMBEDDING].tensors[0].layout.shape[0]
             file[EMBEDDING].create_dataset(_ROW_CHECKSUMS, (rows,), "<u8")
     _check_order(extents)
     return replace(slab, blocks=extents)
@@ -100,45 +103,62 @@ def _write_header(file: h5py.File, slab: Slab) -> None:
     file.attrs["rank"] = slab.rank
     file.attrs["world_size"] = slab.partition.size
     file.attrs["dtype"] = _fixed(slab.dtype)
+    file.attrs["formats"] = _fixed(json.dumps(dict(slab.formats)))
     file.attrs["config"] = _fixed(json.dumps(dict(slab.config.keys)))
     file.attrs["partition"] = _fixed(json.dumps(slab.partition.to_json()))
     file.attrs["source_digest"] = _fixed(_NO_DIGEST)
 
 
-def _create_block(file: h5py.File, slab: Slab, block: Block, dtypes: Mapping[str, str]) -> BlockExtent:
+def _create_block(file: h5py.File, slab: Slab, block: Block, formats: StoredFormats) -> BlockExtent:
     group = file.create_group(block.name)
     group.attrs["checksum"] = _fixed(NO_CHECKSUM)
     extents = []
     for spec in block.tensors:
-        shape, dtype = spec.shard_shape(slab.partition, slab.rank), dtypes[spec.source]
-        extents.append(TensorExtent(spec.name, dtype, shape, _create_dataset(group, spec.name, shape, dtype)))
+        layout = layout_of(spec, formats.of(spec), slab.partition, slab.rank)
+        offsets = [_create_dataset(group, spec.name + part.name, part) for part in layout.parts]
+        _describe(group[spec.name], layout)
+        extents.append(TensorExtent(spec.name, layout, tuple(offsets)))
     return BlockExtent(block.name, tuple(extents))
 
 
-def _create_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> int:
+def _create_dataset(group: h5py.Group, name: str, part: Part) -> int:
     """Allocates a contiguous dataset without writing to it; returns its offset in the file, in bytes."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # the same split gives the same bytes
-    stored = h5py.h5t.py_create(np.dtype(STORED_AS[dtype]))
-    space = h5py.h5s.create_simple(shape)
-    dataset = h5py.Dataset(h5py.h5d.create(group.id, name.encode(), stored, space, properties))
-    dataset.attrs["dtype"] = _fixed(dtype)
-    return dataset.id.get_offset()
+    stored = h5py.h5t.py_create(np.dtype(part.dtype))
+    space = h5py.h5s.create_simple(part.shape)
+    return h5py.h5d.create(group.id, name.encode(), stored, space, properties).get_offset()
+
+
+def _describe(dataset: h5py.Dataset, layout: Layout) -> None:
+    """Writes what a reader needs to know besides shape and type of the dataset."""
+    attributes = dataset.attrs
+    attributes["dtype"] = _fixed(layout.dtype)
+    if not isinstance(layout, Tiled):
+        return
+    attributes["layout"] = _fixed(ORDER_TEXT[layout.dtype])
+    for name in _SIZES:
+        attributes[name] = getattr(layout, name)
+    if layout.format.packed:
+        attributes["group"] = layout.format.group
+        attributes["scales"] = _fixed(layout.format.scales)
+        attributes["zero_points"] = int(layout.format.zero_points)
 
 
 def _check_order(extents: Mapping[str, BlockExtent]) -> None:
-    """Asserts what the window relies on: page-aligned, in order, nothing between the tensors of a block."""
+    """Asserts what the window relies on: page-aligned, in order, nothing between the parts of a block."""
     end = 0
     for extent in {extent.offset: extent for extent in extents.values()}.values():
         assert extent.offset >= end, f"HDF5 placed block {extent.name} before its predecessor"
         end = extent.offset
         for tensor in extent.tensors:
-            assert tensor.offset % PAGE == 0, f"HDF5 placed {tensor.name} off a page boundary"
-            assert 0 <= tensor.offset - end < PAGE, f"HDF5 left {tensor.offset - end} bytes before {tensor.name}"
-            end = tensor.offset + tensor.nbytes
+            for start, stop in tensor.ranges:
+                assert start % PAGE == 0, f"HDF5 placed {tensor.name} off a page boundary"
+                assert 0 <= start - end < PAGE, f"HDF5 left {start - end} bytes before a part of {tensor.name}"
+                end = stop
 
 
 def _read(file: h5py.File, path: Path) -> Slab:
@@ -155,6 +175,7 @@ def _read(file: h5py.File, path: Path) -> Slab:
         path=path,
         rank=rank,
         dtype=_text(file, "dtype"),
+        formats=json.loads(_text(file, "formats")),
         config=config,
         partition=partition,
         source_digest=_text(file, "source_digest"),
@@ -165,15 +186,30 @@ def _read(file: h5py.File, path: Path) -> Slab:
 
 def _read_block(file: h5py.File, block: Block, partition: Partition, rank: int) -> BlockExtent:
     group = _inside(file, block.name)
-    tensors = []
-    for spec in block.tensors:
-        dataset = _inside(group, spec.name)
-        dtype, expected = _text(dataset, "dtype"), spec.shard_shape(partition, rank)
-        offset = dataset.id.get_offset()
-        if dataset.shape != expected or dataset.dtype.str != STORED_AS[dtype] or offset is None:
-            raise ValueError(f"{block.name}/{spec.name} is not the {dtype} dataset of shape {expected} it should be")
-        tensors.append(TensorExtent(spec.name, dtype, expected, offset))
-    return BlockExtent(block.name, tuple(tensors), _text(group, "checksum"))
+    tensors = tuple(_read_tensor(group, spec, partition, rank) for spec in block.tensors)
+    return BlockExtent(block.name, tensors, _text(group, "checksum"))
+
+
+def _read_tensor(group: h5py.Group, spec: TensorSpec, partition: Partition, rank: int) -> TensorExtent:
+    first = _inside(group, spec.name)
+    format, offsets = _format(first), []
+    layout = layout_of(spec, format, partition, rank)
+    if isinstance(layout, Tiled) and any(first.attrs.get(name) != getattr(layout, name) for name in _SIZES):
+        raise ValueError(f"{group.name}/{spec.name} is not the matrix of shape {layout.shape} it should be")
+    for part in layout.parts:
+        dataset = _inside(group, spec.name + part.name)
+        offsets.append(dataset.id.get_offset())
+        if (dataset.shape, dataset.dtype.str) != (part.shape, part.dtype) or offsets[-1] is None:
+            raise ValueError(f"{dataset.name} is not the {format.dtype} dataset of shape {part.shape} it should be")
+    return TensorExtent(spec.name, layout, tuple(offsets))
+
+
+def _format(dataset: h5py.Dataset) -> Format:
+    dtype = _text(dataset, "dtype")
+    if "group" not in dataset.attrs:
+        return Format(dtype)
+    group, zero_points = int(dataset.attrs["group"]), bool(dataset.attrs["zero_points"])
+    return Format(dtype, group, _text(dataset, "scales"), zero_points)
 
 
 def _inside(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:

@@ -1,18 +1,16 @@
 """The sliding window over the weights: blocks are fetched ahead of use, used in place, and released after use."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-
-import torch
 
 from tpi_mpi.common.errors import DiskHung
 from tpi_mpi.common.options import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import Plan
-from tpi_mpi.weights.mapping import MappedBlock, SlabFile
+from tpi_mpi.weights.mapping import MappedBlock, SlabFile, Tensors
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
 
@@ -78,8 +76,8 @@ class SlidingWindow:
         self._file.close()
 
     @contextmanager
-    def block(self, name: str) -> Iterator[Mapping[str, torch.Tensor]]:
-        """The tensors of the next block, by name, in their stored dtype; valid inside the with-block.
+    def block(self, name: str) -> Iterator[Tensors]:
+        """The tensors of the next block, by name, as they are stored; valid inside the with-block.
 
         name: must be the next block in order. Waits until the block has arrived. Raises the error that stopped the
         fetch thread, if any, and DiskHung if the disk delivers nothing for too long.

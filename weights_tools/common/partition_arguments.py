@@ -5,8 +5,6 @@ from argparse import ArgumentTypeError
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.common.errors import UserError
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def add_partition_arguments(parser: Parser, required: bool) -> None:
     """Adds --ranks and --ratios. required: whether --ranks has to be given."""

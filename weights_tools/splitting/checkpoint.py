@@ -7,16 +7,19 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.kernels.formats import TILE, Format
+from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import sources_of
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.pages import fetch, reason
 from weights_tools.splitting.checkpoint_config import read_config
+from weights_tools.splitting.conversion import rows_of
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -25,8 +28,13 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Buffers that old releases of transformers saved, though they follow from config.json.
 _IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
-# About how many bytes of a tensor are read at a time.
-PIECE = 32 * 1024**2
+# About how many weights of a tensor are read at a time.
+_PIECE = 8 * 1024**2
+
+
+def rows_at_once(width: int) -> int:
+    """How many rows of this width are read at a time: whole tiles, so that no writer waits for the rest of one."""
+    return max(1, _PIECE // width // TILE) * TILE
 
 
 class Checkpoint:
@@ -36,7 +44,7 @@ class Checkpoint:
 
     ignored_keys: keys of config.json to ignore, although it is not known what they mean.
     config: its config.json. name: the directory's name.
-    shapes, dtypes: of every tensor that the model needs, by name.
+    shapes, formats: of every tensor that the model needs, by name.
     """
 
     def __init__(self, directory: Path, ignored_keys: Collection[str] = ()):
@@ -46,7 +54,7 @@ class Checkpoint:
         self.name = directory.resolve().name
         self.shapes = sources_of(self.config, Partition.of(self.config, 1))
         self._files = self._locate()
-        self.dtypes: dict[str, str] = {}
+        self.formats: dict[str, Format] = {}
         self._inspect()
         self._check_tied_head()
 
@@ -55,7 +63,7 @@ class Checkpoint:
         stats = {path: path.stat() for path in set(self._files.values())}
         return {str(path.resolve()): [stat.st_size, stat.st_mtime_ns] for path, stat in sorted(stats.items())}
 
-    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
         """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time, as views of the file.
 
         Each call maps the file anew, so that never more than one tensor's pages are in memory. Raises TpiError if the
@@ -63,7 +71,7 @@ class Checkpoint:
         """
         path, shape = self._files[name], self.shapes[name]
         width = shape[1] if len(shape) > 1 else 1
-        step = max(1, PIECE // (width * 4))
+        step = rows_at_once(width)
         try:
             with safe_open(path, framework="pt") as file, open(path, "rb") as raw:
                 rows, offset = file.get_slice(name), _offset(raw, name)
@@ -72,7 +80,7 @@ class Checkpoint:
                     piece = rows[first : min(first + step, stop)]
                     # faster than page faults one by one, and a page that cannot be read is an error, not a signal
                     fetch(piece.data_ptr(), piece.nbytes, raw.fileno(), offset + first * width * piece.itemsize)
-                    yield piece
+                    yield rows_of(piece)
         except (OSError, SafetensorError) as error:
             raise TpiError(f"tensor {name} in {path} cannot be read: {error}") from None
 
@@ -132,7 +140,7 @@ class Checkpoint:
             raise UserError(f"tensor {name} has shape {shape}, but config.json promises {self.shapes[name]}")
         if dtype not in _DTYPES:
             raise UserError(f"tensor {name} has dtype {dtype}; the supported ones are {', '.join(_DTYPES)}")
-        self.dtypes[name] = _DTYPES[dtype]
+        self.formats[name] = Format(_DTYPES[dtype])
 
     def _is_tied_head(self, name: str) -> bool:
         return name == names.weight_of(names.LM_HEAD) and self.config.tie_word_embeddings
@@ -149,7 +157,7 @@ class Checkpoint:
         if same:
             self.shapes[head] = shape
             pairs = zip(*(self.pieces(name, 0, shape[0]) for name in (head, embedding)), strict=True)
-            same = all(torch.equal(one, other) for one, other in pairs)
+            same = all(np.array_equal(one.values, other.values) for one, other in pairs)
             del self.shapes[head]
         if not same:
             raise UserError(

@@ -1,31 +1,41 @@
 """Cuts one source of tensors into the slabs of all ranks, in one pass."""
 
+import os
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
-import xxhash
 from tqdm import tqdm
 
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import partial_name, publish
+from tpi_mpi.kernels.formats import STORED_AS, Format
+from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import ITEMSIZE, Slab, main_dtype
+from tpi_mpi.weights.slab import empty_slab
 from tpi_mpi.weights.slab_directory import Manifest, slab_path
 from tpi_mpi.weights.slab_hdf5 import create, read_slab
+from tpi_mpi.weights.stored_formats import StoredFormats
+from weights_tools.common.ahead import ahead, mapped
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import JOURNAL, check_room
+from weights_tools.splitting.conversion import convert
+from weights_tools.splitting.digests import Digests
 from weights_tools.splitting.journal import Journal
 from weights_tools.splitting.slab_writer import SlabWriter
+
+# The most pieces that are converted at once; each takes a hundred megabytes or so meanwhile.
+_MOST_CONVERTED = 4
 
 
 class Source(Protocol):
@@ -33,47 +43,54 @@ class Source(Protocol):
 
     name: str
     config: ModelConfig
-    dtypes: Mapping[str, str]
+    formats: Mapping[str, Format]
     ignored_keys: Sequence[str]
 
-    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
-        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time."""
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
+        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time.
+
+        The numbers of a vector are its rows.
+        """
 
     def fingerprint(self) -> object:
         """Something fit for JSON that differs if the tensors do."""
 
 
 def cut(
-    source: Source, target: Path, partition: Partition, dtype: str = "keep", links: Mapping[str, str] | None = None
+    source: Source,
+    target: Path,
+    partition: Partition,
+    formats: StoredFormats | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the slabs of all ranks and their manifest into the directory ``target``.
 
     Every byte of the source is read once. The slabs get their names when all of them are complete and on the disk, and
     the manifest is written last. If an earlier call with the same arguments was interrupted, this one resumes it.
 
-    dtype: of the slabs' tensors; ``keep`` for each tensor's own.
+    formats: of the slabs' tensors; None for each tensor's own.
     links: blocks that become hard links to earlier ones, by name; their own tensors are never read.
-    Raises UserError if the disk has too little room, or a weight is too large for ``dtype``.
+    Raises UserError if the disk has too little room, or a weight cannot be stored in the format asked for.
     """
-    torch.set_num_threads(1)  # there is nothing to compute, and idle threads would spin
+    torch.set_num_threads(1)  # pieces are converted side by side, and idle threads would spin
     with ExitStack() as stack:
-        cutting = _Cutting(source, target, partition, dtype, links or {}, stack)
+        cutting = _Cutting(source, target, partition, formats or StoredFormats(source.formats), links or {}, stack)
         cutting.run()
 
 
 class _Cutting:
     """One call of :func:`cut`."""
 
-    def __init__(self, source, target, partition, dtype, links, stack: ExitStack):
+    def __init__(self, source, target, partition, formats, links, stack: ExitStack):
         self.source, self.target, self.partition, self.links = source, target, partition, links
-        self.dtypes = dict(source.dtypes) if dtype == "keep" else dict.fromkeys(source.dtypes, dtype)
+        self.formats: StoredFormats = formats
         self.blocks = [block for block in blocks_of(source.config, partition) if block.name not in links]
-        self.digests: dict[str, xxhash.xxh3_128 | str] = {}
+        self.digests = Digests()
         job = {
             "source": source.fingerprint(),
             "config": source.config.keys,
             "partition": partition.to_json(),
-            "dtype": dtype,
+            "formats": formats.to_json(),
             "links": links,
         }
         self.journal = Journal(target / JOURNAL, job)
@@ -92,29 +109,22 @@ class _Cutting:
         total, resumed = sum(sizes.values()), sum(sizes[name] for name in done)
         with bytes_bar(total, "split", resumed) as bar:
             pieces = self.pieces([block for block in self.blocks if block.name not in done])
-            for block, own in groupby(ahead(pieces), key=lambda piece: piece.block):
+            converted = mapped(self.converted, ahead(pieces), min(_MOST_CONVERTED, os.cpu_count() or 1))
+            for block, own in groupby(converted, key=lambda piece: piece.block):
                 self.cut_block(block, own, bar)
         self.complete()
 
     def writer(self, rank: int) -> SlabWriter:
         """The writer of one rank's slab, which is laid out anew unless an interrupted split left it."""
         path = slab_path(self.target, rank)
-        slab = Slab(
-            path=partial_name(path),
-            rank=rank,
-            dtype=main_dtype(self.source.config, self.partition, self.dtypes),
-            config=self.source.config,
-            partition=self.partition,
-            source_digest="",
-            blocks={},
-        )
+        slab = empty_slab(partial_name(path), self.source.config, self.partition, rank, self.formats)
         if self.journal.entries:
             try:
                 return SlabWriter(read_slab(slab.path), self.threads)
             except UserError:
                 self.journal.entries.clear()
         blocks = shard_blocks(self.source.config, self.partition, rank)
-        return SlabWriter(create(slab, blocks, self.dtypes, self.links), self.threads)
+        return SlabWriter(create(slab, blocks, self.formats, self.links), self.threads)
 
     def check_room(self) -> None:
         needed = sum(writer.slab.nbytes for writer in self.writers)
@@ -130,7 +140,7 @@ class _Cutting:
                 break
             done.add(block.name)
             for source, digest in entry["digests"].items():
-                self.digests[source] = digest
+                self.digests.take(source, digest)
         if done:
             say(f"an interrupted split is resumed: {len(done)} of {len(self.blocks)} blocks are done")
         return done
@@ -145,18 +155,22 @@ class _Cutting:
         return True
 
     def nbytes(self, spec: TensorSpec) -> int:
-        return prod(spec.shape) * ITEMSIZE[self.source.dtypes[spec.source]]
+        return prod(spec.shape) * np.dtype(STORED_AS[self.source.formats[spec.source].dtype]).itemsize
 
     def pieces(self, blocks: list[Block]) -> Iterator["_Piece"]:
         """Everything that is to be cut, in the order of the slabs; also computes the digests."""
         for block in blocks:
             for spec in block.tensors:
-                digest = self.digests.setdefault(spec.source, xxhash.xxh3_128())
-                first = 0
+                first = spec.rows[0]
                 for rows in self.source.pieces(spec.source, *spec.rows):
-                    digest.update(rows.contiguous().view(torch.uint8).numpy())
-                    yield _Piece(block, spec, first, rows)
+                    self.digests.add(spec.source, first, rows)
+                    yield _Piece(block, spec, first - spec.rows[0], rows, rows.values.nbytes)
                     first += len(rows)
+
+    def converted(self, piece: "_Piece") -> "_Piece":
+        """Before it is cut, so that the weights are the same for any number of ranks."""
+        name = piece.spec.source
+        return replace(piece, rows=convert(piece.rows, self.source.formats[name], self.formats.of(piece.spec), name))
 
     def cut_block(self, block: Block, pieces: Iterable["_Piece"], bar: tqdm) -> None:
         """Writes one block to all slabs that hold a part of it, and enters it in the journal."""
@@ -165,16 +179,16 @@ class _Cutting:
             writer.begin(block.name)
         for piece in pieces:
             for writer in holders:
-                piece.append_to(writer, self.partition)
-            bar.update(piece.rows.nbytes)
+                piece.append_to(writer, self.partition, self.formats.of(piece.spec).group)
+            bar.update(piece.source_nbytes)
         for writer in holders:
             writer.end()
         checksums = [writer.checksums.get(block.name) for writer in self.writers]
-        self.journal.add(block.name, checksums, {spec.source: self.digest(spec.source) for spec in block.tensors})
+        self.journal.add(block.name, checksums, {spec.source: self.digests.of(spec.source) for spec in block.tensors})
 
     def complete(self) -> None:
         """Gives everything its final name: the slabs first, the manifest last."""
-        digest = self.source_digest()
+        digest = self.digests.whole()
         for writer in self.writers:
             writer.seal(digest, self.links)
         for writer in self.writers:
@@ -192,35 +206,25 @@ class _Cutting:
         ).save(self.target)
         self.journal.remove()
 
-    def source_digest(self) -> str:
-        """One digest of all source tensors, the same whatever the partition."""
-        whole = xxhash.xxh3_128()
-        for name in sorted(self.digests):
-            whole.update(f"{name} {self.digest(name)}\n".encode())
-        return whole.hexdigest()
 
-    def digest(self, name: str) -> str:
-        """The digest of one source tensor, computed in this run or taken from the journal."""
-        digest = self.digests[name]
-        return digest if isinstance(digest, str) else digest.hexdigest()
-
-
-class _Piece(NamedTuple):
-    """Some rows of a tensor, beginning with its row ``first``."""
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of a tensor, beginning with its row ``first``. source_nbytes: of their numbers in the source."""
 
     block: Block
     spec: TensorSpec
     first: int
-    rows: torch.Tensor
+    rows: Rows
+    source_nbytes: int
 
-    def append_to(self, writer: SlabWriter, partition: Partition) -> None:
-        """Writes the part that belongs to the writer's rank, if any."""
+    def append_to(self, writer: SlabWriter, partition: Partition, group: int) -> None:
+        """Writes the part that belongs to the writer's rank, if any. group: of the rows' format."""
         shard = self.spec.shard(partition, writer.slab.rank)
         if shard is None:
             return
         start, stop = shard
         if self.spec.axis == 1:
-            writer.append(self.spec.name, self.rows[:, start:stop])
+            writer.append(self.spec.name, self.rows.columns(start, stop, group))
         elif start < self.first + len(self.rows) and stop > self.first:
             writer.append(self.spec.name, self.rows[max(start - self.first, 0) : stop - self.first])
 
@@ -229,13 +233,3 @@ def remove_partial_slabs(target: Path) -> None:
     """Removes what another job's interrupted split left."""
     for path in target.glob(partial_name(Path("rank[0-9]*.h5")).name):
         path.unlink()
-
-
-def ahead(items: Iterator, count: int = 3) -> Iterator:
-    """Yields the items; a thread produces up to ``count`` of them ahead."""
-    nothing = object()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = deque(thread.submit(next, items, nothing) for _ in range(count))
-        while (item := coming.popleft().result()) is not nothing:
-            coming.append(thread.submit(next, items, nothing))
-            yield item

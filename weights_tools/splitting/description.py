@@ -22,6 +22,7 @@ def describe(directory: Path) -> dict:
         "model": manifest.model,
         "model_type": config.model_type,
         "dtype": manifest.dtype,
+        "formats": dict(slabs[0].formats),
         "source_digest": manifest.source_digest,
         "ignored_keys": manifest.ignored_keys,
         "layers": config.num_hidden_layers,
@@ -48,7 +49,7 @@ def table(what: dict) -> str:
     """The description as a table that people read."""
     lines = [
         f"{what['model']}: {what['model_type']}, {what['layers']} layers, hidden size {what['hidden_size']}, "
-        f"vocabulary {what['vocab_size']}, {what['dtype']}, digest {what['source_digest'][:16]}",
+        f"vocabulary {what['vocab_size']}, {_formats(what)}, digest {what['source_digest'][:16]}",
         f"{'rank':>4}  {'heads':>9}  {'kv heads':>9}  {'columns':>13}  {'bytes':>12}  blocks",
     ]
     for rank in what["ranks"]:
@@ -58,6 +59,14 @@ def table(what: dict) -> str:
             + _blocks(rank["blocks"])
         )
     return "\n".join(lines)
+
+
+def _formats(what: dict) -> str:
+    """``bfloat16`` or, if not everything is stored alike, ``int4 (layers int4 by 32, head int8 by 32, ...)``."""
+    formats = what["formats"]
+    if set(formats.values()) == {what["dtype"]}:
+        return what["dtype"]
+    return f"{what['dtype']} ({', '.join(f'{part} {format}' for part, format in formats.items())})"
 
 
 def _blocks(blocks: dict[str, int]) -> str:

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 
 import numpy as np
-import torch
 import xxhash
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.formats import Tiled
+from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights.slab import PAGE, BlockExtent, Slab, TensorExtent
 from tpi_mpi.weights.slab_hdf5 import seal
 from weights_tools.splitting.staged_file import StagedFile
+from weights_tools.splitting.tiles import Tiles
 
 # Bytes for the buffers of all slabs together, and for one buffer at least and at most.
 _BUFFERS = 64 * 1024**2
@@ -38,48 +39,45 @@ class SlabWriter:
         self._extent: BlockExtent = self.slab.blocks[name]
         self._tensors = {tensor.name: tensor for tensor in self._extent.tensors}
         self._tensor: TensorExtent | None = None
+        self._tiles: Tiles | None = None
         self._position = self._extent.offset
         self._hasher = xxhash.xxh3_64()
         self._file.seek(self._extent.offset)
 
-    def append(self, tensor_name: str, piece: torch.Tensor) -> None:
-        """Writes the next rows of this rank's shard of a tensor, in the dtype that the slab stores it in.
-
-        Raises UserError if a weight is too large for that dtype.
-        """
+    def append(self, tensor_name: str, rows: Rows) -> None:
+        """Writes the next rows of this rank's shard of a tensor, in the format that the slab stores it in."""
         tensor = self._tensors[tensor_name]
         if tensor is not self._tensor:
-            self._pad(tensor)
-        dtype = getattr(torch, tensor.dtype)
-        self._check_range(piece, dtype)
-        row_bytes = piece[0].numel() * dtype.itemsize
-        for rows in piece.split(max(1, self._file.room() // row_bytes)):
-            data = self._add(rows, dtype)
-            if self._extent.name == EMBEDDING:
-                row_ends = range(row_bytes, len(data) + 1, row_bytes)
-                self._row_checksums += [xxhash.xxh3_64_intdigest(data[end - row_bytes : end]) for end in row_ends]
+            self._next(tensor)
+        for array in self._tiles.add(rows) if self._tiles else [rows.values]:
+            self._add(array)
+        if self._tiles:
+            self._add_later_parts()
+        if self._extent.name == EMBEDDING:
+            self._row_checksums += [xxhash.xxh3_64_intdigest(row) for row in np.ascontiguousarray(rows.values)]
 
-    def _check_range(self, piece: torch.Tensor, dtype: torch.dtype) -> None:
-        largest = torch.finfo(dtype).max
-        if torch.finfo(piece.dtype).max > largest and piece.abs().max() > largest:
-            raise UserError(
-                f"block {self._extent.name} has a weight of {piece.abs().max():.0f}, but {dtype} only reaches "
-                f"{largest:.0f}; use --dtype keep, bfloat16 or float32"
-            )
-
-    def _pad(self, tensor: TensorExtent) -> None:
-        """Proceeds to the next tensor, with zeros in between."""
-        end = self._tensor.offset + self._tensor.nbytes if self._tensor else self._extent.offset
+    def _next(self, tensor: TensorExtent) -> None:
+        """Proceeds to the next tensor."""
+        end = self._tensor.stop if self._tensor else self._extent.offset
         assert self._position == end, f"{self._tensor} is followed by another tensor before it is complete"
-        if tensor.offset > end:
-            self._add(torch.zeros(tensor.offset - end, dtype=torch.uint8), torch.uint8)
         self._tensor = tensor
+        self._tiles = Tiles(tensor.layout) if isinstance(tensor.layout, Tiled) else None
+        self._pad(tensor.offsets[0])
 
-    def _add(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
-        data = self._file.append(rows, dtype)
+    def _add_later_parts(self) -> None:
+        for offset, part in zip(self._tensor.offsets[1:], self._tiles.rest(), strict=False):
+            self._pad(offset)
+            self._add(part)
+
+    def _pad(self, offset: int) -> None:
+        """Zeros up to an offset in the file."""
+        self._add(np.zeros(offset - self._position, np.uint8))
+
+    def _add(self, array: np.ndarray) -> None:
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._file.append(data)
         self._hasher.update(data)
         self._position += len(data)
-        return data
 
     def end(self) -> None:
         """Completes the block."""

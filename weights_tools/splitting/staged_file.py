@@ -4,7 +4,7 @@ import mmap
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from tpi_mpi.weights.slab import PAGE
 from weights_tools.common.direct_file import DirectFile
@@ -34,21 +34,15 @@ class StagedFile:
         assert offset % PAGE == 0, f"offset {offset} is not on a page"
         self._offset = offset
 
-    def room(self) -> int:
-        """The most bytes that :meth:`append` takes at once."""
-        return self._capacity - PAGE
-
-    def append(self, rows: torch.Tensor, dtype: torch.dtype) -> memoryview:
-        """Adds rows in the given dtype, in C order; returns their bytes, which are valid until the next call."""
-        nbytes = rows.numel() * dtype.itemsize
-        assert nbytes <= self.room(), f"{nbytes} bytes do not fit a buffer for {self.room()}"
-        if self._filled + nbytes > self._capacity:
-            self._write(self._filled // PAGE * PAGE)
-        start = self._filled
-        staged = torch.frombuffer(self._buffer, dtype=dtype, count=rows.numel(), offset=start)
-        staged.view(rows.shape).copy_(rows)
-        self._filled += nbytes
-        return memoryview(self._buffer)[start : self._filled]
+    def append(self, data: np.ndarray) -> None:
+        """Adds bytes, an array of uint8."""
+        while len(data):
+            if self._filled == self._capacity:
+                self._write(self._capacity)
+            now = data[: self._capacity - self._filled]
+            np.frombuffer(self._buffer, np.uint8)[self._filled : self._filled + len(now)] = now
+            self._filled += len(now)
+            data = data[len(now) :]
 
     def finish(self) -> None:
         """Ends the current range: passes what is still in the buffer to a thread."""

@@ -2,62 +2,65 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
 import xxhash
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import partial_name, publish, replace_file
+from tpi_mpi.kernels.formats import Plain
+from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import blocks_of, sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import ITEMSIZE
+from tpi_mpi.weights.stored_formats import StoredFormats
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import write_small_files
-from weights_tools.splitting.checkpoint import INDEX, PIECE, SINGLE
+from weights_tools.splitting.checkpoint import INDEX, SINGLE, rows_at_once
+from weights_tools.splitting.conversion import rows_of, tensor_of
+from weights_tools.synthesis.random_rows import RandomRows
 
 _SHARD_BYTES = 1024**3
-# All weights come from one random sequence of this length, a prime, so that no row of a matrix repeats another.
-_POOL = 4194301
 
 
 class RandomSource:
     """Tensors in a config's shapes: the same for the same seed, in whatever pieces they are read."""
 
-    def __init__(self, name: str, config: ModelConfig, dtype: str, seed: int):
+    def __init__(self, name: str, config: ModelConfig, formats: StoredFormats, seed: int):
         self.name = name
         self.config = config
         self.ignored_keys = ()
-        self.shapes = sources_of(config, Partition.of(config, 1))
-        self.dtypes = dict.fromkeys(self.shapes, dtype)
+        partition = Partition.of(config, 1)
+        self.shapes = sources_of(config, partition)
+        specs = [spec for block in blocks_of(config, partition) for spec in block.tensors]
+        self.formats = {spec.source: formats.of(spec) for spec in specs}  # a tied embedding's is not its head's
         self._seed = seed
-        values = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32) * 0.02
-        self._pool = torch.from_numpy(values).to(getattr(torch, dtype))
+        self._random = {format: RandomRows(format, seed) for format in set(self.formats.values())}
 
     def fingerprint(self) -> object:
         return {"random": self._seed}
 
-    def pieces(self, name: str, start: int, stop: int) -> Iterator[torch.Tensor]:
-        shape = self.shapes[name]
-        width = shape[1] if len(shape) > 1 else 1
-        step = max(1, PIECE // (width * 4))
+    def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
+        width = prod(self.shapes[name][1:])
+        step = rows_at_once(width)
         for first in range(start, stop, step):
-            rows = min(first + step, stop) - first
-            values = self._values(name, first * width, rows * width)
-            yield values.view(rows, width) if len(shape) > 1 else values
+            yield self._rows(name, first, min(first + step, stop) - first)
+
+    def _rows(self, name: str, first: int, count: int) -> Rows:
+        if name.endswith(names.weight_of(names.FINAL_NORM)):  # and so do the names of all other norms
+            return rows_of(torch.ones(count, dtype=getattr(torch, self.formats[name].dtype)))
+        width = prod(self.shapes[name][1:])
+        place = xxhash.xxh3_64_intdigest(name.encode()) + first * width
+        rows = self._random[self.formats[name]].at(place, count, width)
+        return rows if len(self.shapes[name]) > 1 else Rows(rows.values[:, 0])
 
     def whole(self, name: str) -> torch.Tensor:
-        return torch.cat(list(self.pieces(name, 0, self.shapes[name][0])))
-
-    def _values(self, name: str, start: int, count: int) -> torch.Tensor:
-        if name.endswith(names.weight_of(names.FINAL_NORM)):  # and so do the names of all other norms
-            return torch.ones(count, dtype=self._pool.dtype)
-        start = (start + xxhash.xxh3_64_intdigest(name.encode())) % _POOL
-        turns = -(-(start + count) // _POOL)
-        return self._pool.repeat(turns)[start : start + count] if turns > 1 else self._pool[start : start + count]
+        """The tensor, which must not be packed."""
+        pieces = self.pieces(name, 0, self.shapes[name][0])
+        return torch.cat([tensor_of(rows, self.formats[name]) for rows in pieces])
 
 
 def layer_links(config: ModelConfig, partition: Partition, unique: int | None) -> Mapping[str, str]:
@@ -116,7 +119,7 @@ def _shards(source: RandomSource) -> dict[str, list[str]]:
 
 
 def _nbytes(source: RandomSource, name: str) -> int:
-    return int(np.prod(source.shapes[name])) * ITEMSIZE[source.dtypes[name]]
+    return Plain(source.formats[name].dtype, source.shapes[name]).nbytes
 
 
 def write_small_files_of(config: ModelConfig, target: Path) -> None:

@@ -14,7 +14,7 @@ from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.inspect import inspect
 from weights_tools.splitting.checkpoint import Checkpoint
-from weights_tools.splitting.rejoin import compare
+from weights_tools.verification.rejoin import compare
 from weights_tools.verify import verify
 
 

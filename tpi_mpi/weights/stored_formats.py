@@ -1,0 +1,106 @@
+"""In which format each tensor of a model is stored: as its source has it, or as was asked for."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.formats import CODES, FLOATS, Format
+from tpi_mpi.model import names
+from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, sources_of
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.partition import Partition
+
+KEEP = "keep"
+"""What is asked for to have every tensor stored as its source has it."""
+
+
+@dataclass(frozen=True)
+class StoredFormats:
+    """The formats of a model's tensors; None keeps the source's.
+
+    sources: the formats that the checkpoint's tensors have, by name.
+    layers: of the matrices of the layers. head: of the output head. rest: dtype of the embedding, norms and biases.
+    """
+
+    sources: Mapping[str, Format]
+    layers: Format | None = None
+    head: Format | None = None
+    rest: str | None = None
+
+    @classmethod
+    def asked(
+        cls,
+        sources: Mapping[str, Format],
+        dtype: str = KEEP,
+        head: str | None = None,
+        group: int = 32,
+        zero_points: bool = False,
+    ) -> "StoredFormats":
+        """From what a user asks for.
+
+        dtype: of everything; if it is packed, of the layers' matrices alone, and the rest is kept.
+        head: that of the output head: None for ``dtype``, or int8 where that is packed.
+        group, zero_points: of int8 and int4; only int4 has zero points.
+        """
+
+        def format_of(asked: str) -> Format | None:
+            return None if asked == KEEP else Format.of(asked, group, zero_points and asked == "int4")
+
+        head = head or ("int8" if dtype in CODES else dtype)
+        return cls(sources, format_of(dtype), format_of(head), dtype if dtype in FLOATS else None)
+
+    @classmethod
+    def like(cls, config: ModelConfig, dtype: str) -> "StoredFormats":
+        """Those that a model has whose main dtype is this, as far as that alone tells."""
+        shapes = sources_of(config, Partition.of(config, 1))
+        plain = Format(dtype if dtype in FLOATS else "bfloat16")
+        return cls.asked(dict.fromkeys(shapes, plain), dtype)
+
+    def of(self, spec: TensorSpec) -> Format:
+        """The format of one tensor. Raises UserError if its source is packed but must not be."""
+        source = self.sources[spec.source]
+        if spec.multiplied:
+            return (self.head if spec.name == names.weight_of(names.LM_HEAD) else self.layers) or source
+        if source.packed:
+            raise UserError(f"tensor {spec.source} is {source}; only matrices of the layers and the head may be packed")
+        return Format(self.rest) if self.rest else source
+
+    def main_dtype(self, config: ModelConfig, partition: Partition) -> str:
+        """The dtype of most weights of the model."""
+        counts: Counter = Counter()
+        for block in blocks_of(config, partition):
+            for spec in block.tensors:
+                counts[self.of(spec).dtype] += prod(spec.shape)
+        return counts.most_common(1)[0][0]
+
+    def described(self, config: ModelConfig, partition: Partition) -> dict[str, str]:
+        """For people: the formats of the layers' matrices, the head, the embedding, and of vectors (norms, biases)."""
+        found: dict[str, set[str]] = {"layers": set(), "head": set(), "embedding": set(), "vectors": set()}
+        for block in blocks_of(config, partition):
+            for spec in block.tensors:
+                found[_part_of_model(block, spec)].add(str(self.of(spec)))
+        return {part: " and ".join(sorted(formats)) for part, formats in found.items()}
+
+    def to_json(self) -> dict:
+        chosen = {"layers": self.layers, "head": self.head}
+        return {
+            "sources": {name: format.to_json() for name, format in self.sources.items()},
+            **{name: format and format.to_json() for name, format in chosen.items()},
+            "rest": self.rest,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> "StoredFormats":
+        sources = {name: Format.from_json(format) for name, format in value["sources"].items()}
+        layers, head = (value[name] and Format.from_json(value[name]) for name in ("layers", "head"))
+        return cls(sources, layers, head, value["rest"])
+
+
+def _part_of_model(block: Block, spec: TensorSpec) -> str:
+    if spec.width is None:
+        return "vectors"
+    if block.layer is not None:
+        return "layers"
+    return "head" if spec.multiplied else "embedding"

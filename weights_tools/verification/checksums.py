@@ -1,0 +1,35 @@
+"""Slabs compared with their checksums."""
+
+from collections.abc import Sequence
+from contextlib import closing
+
+import torch
+import xxhash
+
+from tpi_mpi.common.errors import TpiError
+from tpi_mpi.model.blocks import EMBEDDING
+from tpi_mpi.weights.mapping import SlabFile
+from tpi_mpi.weights.slab import Slab
+from weights_tools.common.progress import bytes_bar
+from weights_tools.splitting.conversion import rows_of
+
+
+def check_blocks(slabs: Sequence[Slab]) -> None:
+    """Raises TpiError for the first block or row of the embedding that differs from its checksum."""
+    total = sum(slab.nbytes for slab in slabs)
+    with bytes_bar(total, "checksums") as bar:
+        for slab in slabs:
+            with closing(SlabFile(slab.path)) as file:
+                for extent in {extent.offset: extent for extent in slab.blocks.values()}.values():
+                    block = file.map(extent, verify=True)
+                    block.populate()
+                    if extent.name == EMBEDDING:
+                        _check_rows(slab, *block.tensors.values())
+                    block.release()
+                    bar.update(extent.nbytes)
+
+
+def _check_rows(slab: Slab, matrix: torch.Tensor) -> None:
+    for row, checksum in zip(rows_of(matrix).values, slab.row_checksums, strict=True):
+        if xxhash.xxh3_64_intdigest(row) != int(checksum):
+            raise TpiError(f"slab {slab.path} has a wrong checksum for a row of its embedding; split again")
