@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import packed
 import pytest
 import zoo
 from conftest import REPOSITORY, environment, mpirun
@@ -16,8 +17,9 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.tokenizer.chat_template import render_chat
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from weights_tools.splitting.checkpoint import Checkpoint
-from weights_tools.splitting.cut import cut
+from weights_tools.splitting.cut import Source, cut
 
+PACKED = [name for name, format in packed.FORMATS.items() if format.packed]
 SAMPLING = {"max_new_tokens": 30, "temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": 11}
 
 
@@ -28,11 +30,19 @@ def workshop(tmp_path_factory, checkpoints, demo) -> Path:
     (directory / "zoo").mkdir()
     for name in zoo.CASES:
         (directory / "zoo" / name).symlink_to(checkpoints[name])
+    for name in PACKED:
+        (directory / "zoo" / name).mkdir()
+        referee = packed_checkpoint(name, checkpoints).referee()
+        (directory / "zoo" / name / "referee.json").write_text(json.dumps(referee))
     (directory / "zoo" / "demo").mkdir()
     (directory / "zoo" / "demo" / "referee.json").write_text(json.dumps(transformers_of(demo)))
     sampled = sample(make_slabs(Checkpoint(checkpoints["llama"]), directory / "one", 1))
     (directory / "sampled.json").write_text(json.dumps({"sampling": SAMPLING, "token_ids": sampled}))
     return directory
+
+
+def packed_checkpoint(name: str, checkpoints) -> packed.PackedCheckpoint:
+    return packed.PackedCheckpoint(checkpoints["llama-head-dim"], packed.FORMATS[name])
 
 
 def transformers_of(demo: Path) -> list[dict]:
@@ -45,7 +55,7 @@ def transformers_of(demo: Path) -> list[dict]:
     return [zoo.continuation(model, tokenizer.encode(render_chat(tokenizer, question))) for question in questions]
 
 
-def make_slabs(checkpoint: Checkpoint, target: Path, ranks: int, ratios=None) -> Path:
+def make_slabs(checkpoint: Source, target: Path, ranks: int, ratios=None) -> Path:
     target.mkdir(parents=True)
     cut(checkpoint, target, Partition.of(checkpoint.config, ranks, ratios))
     return target
@@ -64,13 +74,15 @@ def sample(slabs: Path) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_the_laws_hold_on_any_number_of_ranks(ranks, workshop, demo):
+def test_the_laws_hold_on_any_number_of_ranks(ranks, workshop, checkpoints, demo):
     slabs = workshop / "slabs" / str(ranks)
     uneven = [2 * rank + 1 for rank in range(ranks)]
     for name in zoo.CASES:
         checkpoint = Checkpoint(workshop / "zoo" / name)
         make_slabs(checkpoint, slabs / name / "even", ranks)
         make_slabs(checkpoint, slabs / name / "uneven", ranks, uneven)
+    for name in PACKED:
+        make_slabs(packed_checkpoint(name, checkpoints), slabs / name / "even", ranks)
     make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
     command = [sys.executable, "-m", "pytest", "-q", "--color=no", "tests/mpi", "--workshop", str(workshop)]
     finished = subprocess.run(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import packed
 import pytest
 import zoo
 
@@ -70,6 +71,14 @@ def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
     sequences = greedy(run, slabs / name / "even", prompts, plan=plan)
     if sequences:
         assert sequences == [result["token_ids"] for result in expected]
+
+
+@pytest.mark.parametrize("window", [1, None])
+@pytest.mark.parametrize("name", [name for name, format in packed.FORMATS.items() if format.packed])
+def test_every_format_gives_the_tokens_of_its_weights(run, workshop, slabs, name, window):
+    sequences = greedy(run, slabs / name / "even", zoo.PROMPTS, window=window)
+    if sequences:
+        assert sequences == [result["token_ids"] for result in zoo.referee(workshop / "zoo" / name)]
 
 
 @pytest.mark.parametrize("overlap", [True, False])

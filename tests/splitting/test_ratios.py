@@ -13,9 +13,8 @@ from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards
 from tpi_mpi.measurement.rates import Rates
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import planned_slab
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slab import formats_of, planned_slab
+from tpi_mpi.weights.slab_directory import open_slabs
 from tpi_mpi.weights.stored_formats import StoredFormats
 from weights_tools.split import split
 from weights_tools.splitting.description import describe
@@ -108,13 +107,16 @@ def test_what_fits_into_memory_takes_its_products_the_head_and_the_sums():
     assert expected.ttft > expected.tpot
 
 
-def test_a_planned_slab_has_the_sizes_of_the_real_one(demo_slabs):
-    for rank in range(3):
-        slab = read_slab(slab_path(demo_slabs(3), rank))
-        planned = planned_slab(slab.config, slab.partition, rank, StoredFormats.like(slab.config, "bfloat16"))
+@pytest.mark.parametrize("dtype", ["bfloat16", "int4"])
+def test_a_planned_slab_has_the_sizes_of_the_real_one(dtype, demo, tmp_path):
+    split([str(demo), str(tmp_path), "--ranks", "3", "--dtype", dtype])
+    slabs = open_slabs(tmp_path)
+    assert StoredFormats.like(slabs[0].config, dtype).described(slabs[0].config, slabs[0].partition) == slabs[0].formats
+    for rank, slab in enumerate(slabs):
+        planned = planned_slab(slab.config, slab.partition, rank, formats_of(slabs[0]))
         real, drawn = ({name: block.nbytes for name, block in one.blocks.items()} for one in (slab, planned))
         assert real == drawn
-        assert planned.dtype == slab.dtype
+        assert (planned.dtype, planned.formats) == (slab.dtype, slab.formats)
 
 
 @pytest.fixture

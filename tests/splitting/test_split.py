@@ -108,7 +108,7 @@ class Interrupted(Exception):
     pass
 
 
-def interrupted_split(checkpoint, target, monkeypatch, after: int, ranks: int = 2) -> list[str]:
+def interrupted_split(checkpoint, target, monkeypatch, after: int, ranks: int = 2, options=()) -> list[str]:
     """Begins a split and stops it after ``after`` blocks; returns their names."""
     done = []
     cut_block = cutting._Cutting.cut_block
@@ -122,7 +122,7 @@ def interrupted_split(checkpoint, target, monkeypatch, after: int, ranks: int = 
     with monkeypatch.context() as patch:
         patch.setattr(cutting._Cutting, "cut_block", stop_early)
         with pytest.raises(Interrupted):
-            split([str(checkpoint), str(target), "--ranks", str(ranks)])
+            split([str(checkpoint), str(target), "--ranks", str(ranks), *options])
     return done
 
 
@@ -142,6 +142,18 @@ def test_an_interrupted_split_resumes_and_never_looks_finished(after, demo, demo
     for rank in range(2):
         assert slab_path(target, rank).read_bytes() == slab_path(demo_slabs(2), rank).read_bytes()
     assert not (target / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("other", [[], ["--dtype", "int8"], ["--dtype", "int4", "--group", "64"]])
+def test_a_split_that_rounds_resumes_unless_other_formats_are_asked_for(other, demo, tmp_path, monkeypatch, capsys):
+    asked = ["--ranks", "2", "--dtype", "int4"]
+    interrupted_split(demo, tmp_path / "resumed", monkeypatch, after=5, options=other or asked[2:])
+    for target in ("resumed", "whole"):
+        split([str(demo), str(tmp_path / target), *asked])
+    assert ("5 of 15 blocks are done" in capsys.readouterr().err) == (not other)
+    for rank in range(2):
+        resumed, whole = (slab_path(tmp_path / target, rank).read_bytes() for target in ("resumed", "whole"))
+        assert resumed == whole
 
 
 def test_a_killed_split_resumes(tmp_path):

@@ -1,6 +1,7 @@
 """Random checkpoints of published shapes, and slabs that are made without one."""
 
 import json
+from contextlib import closing
 
 import h5py
 import pytest
@@ -8,8 +9,10 @@ import torch
 from conftest import run_module
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.kernels.formats import Format
-from tpi_mpi.weights.slab_directory import slab_path
+from tpi_mpi.kernels.fallback import dequantized
+from tpi_mpi.kernels.formats import CODES, Format
+from tpi_mpi.weights.mapping import SlabFile
+from tpi_mpi.weights.slab_directory import open_slabs, slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.split import split
 from weights_tools.splitting.checkpoint import Checkpoint
@@ -77,6 +80,21 @@ def test_slabs_made_directly_equal_those_of_the_checkpoint(small_config, tmp_pat
         verify([str(tmp_path / "direct"), "--checkpoint", str(tmp_path / "checkpoint2")])
 
 
+@pytest.mark.parametrize("dtype", CODES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_slabs_of_any_packed_format_are_made_without_rounding(dtype, tied, checkpoints, tmp_path):
+    config = checkpoints["llama-biases-tied" if tied else "llama"] / "config.json"
+    synth([str(tmp_path), "--config", str(config), "--ranks", "2", "--dtype", dtype])
+    verify([str(tmp_path)])
+    slabs = open_slabs(tmp_path)
+    assert (slabs[0].dtype, slabs[0].kv_dtype) == (dtype, "bfloat16")
+    assert slabs[0].formats["head"] == "int8 by 32"
+    with closing(SlabFile(slabs[1].path)) as file:
+        weights = dequantized(file.map(slabs[1].blocks["layers.1.feed_forward"]).tensors["mlp.up_proj.weight"])
+    assert weights.std() == pytest.approx(0.02, rel=0.1)
+    assert len(weights.unique()) > 10
+
+
 def test_layers_beyond_the_unique_ones_are_hard_links(small_config, tmp_path):
     shape = ["--config", small_config, "--layers", "12", "--ranks", "2"]
     synth([str(tmp_path / "whole"), *shape])
@@ -112,6 +130,9 @@ def test_any_text_can_be_a_prompt(tmp_path):
         ("--like llama-2-7b --unique-layers 2", "--unique-layers and --ratios are for slabs; give --ranks N too"),
         ("--like llama-2-7b --ranks 2 --unique-layers 0", "--unique-layers is 0"),
         ("--like llama-2-7b --ranks 0", "--ranks is 0"),
+        ("--like llama-2-7b --dtype int4", "a checkpoint cannot be made in int4; give --ranks N for slabs, or another"),
+        ("--like llama-2-7b --head-dtype int8", "a checkpoint cannot be made in int8"),
+        ("--like llama-2-7b --ranks 2 --dtype mxfp4 --group 64", "--group 64 is for int8 and int4, not for --dtype"),
         ("--like llama-2-7b --ranks 33", "more than the model's 32 query heads"),
     ],
 )

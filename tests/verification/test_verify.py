@@ -13,6 +13,7 @@ from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab_directory import slab_path
 from tpi_mpi.weights.slab_hdf5 import read_slab
 from weights_tools.inspect import inspect
+from weights_tools.split import split
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.verification.rejoin import compare
 from weights_tools.verify import verify
@@ -49,6 +50,36 @@ def test_slabs_of_another_checkpoint_are_found(slabs, demo, tmp_path):
     save_file(tensors, other / "model.safetensors")
     with pytest.raises(TpiError, match=f"tensor {name} differs between the slabs and"):
         verify([str(slabs), "--checkpoint", str(other)])
+
+
+@pytest.fixture
+def rounded(demo, tmp_path):
+    """Slabs of int4, which differ from the checkpoint by rounding."""
+    split([str(demo), str(tmp_path / "rounded"), "--ranks", "2", "--dtype", "int4"])
+    return tmp_path / "rounded"
+
+
+def test_the_errors_of_rounded_tensors_are_printed(rounded, demo, capsys):
+    verify([str(rounded), "--checkpoint", str(demo)])
+    shown = capsys.readouterr()
+    head, *lines = shown.out.splitlines()
+    assert head.split() == ["tensor", "largest", "error", "mean", "error"]
+    assert len(lines) == 6 * 7 + 1
+    errors = {line.split()[0]: tuple(map(float, line.split()[1:])) for line in lines}
+    assert all(0 < mean < largest for largest, mean in errors.values())
+    assert errors["lm_head.weight"][1] < min(mean for name, (_, mean) in errors.items() if name != "lm_head.weight") / 4
+    worst = max(errors, key=lambda name: errors[name][1])
+    assert f"equal the checkpoint but for rounding: {worst} is off by {errors[worst][1]:.6f} in the mean" in shown.err
+
+
+def test_rounded_slabs_of_another_checkpoint_are_found(rounded, demo, tmp_path):
+    other = shutil.copytree(demo, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    name = "model.layers.4.mlp.down_proj.weight"
+    tensors[name] = tensors[name].flip(1)
+    save_file(tensors, other / "model.safetensors")
+    with pytest.raises(TpiError, match=f"tensor {name} differs between the slabs and"):
+        verify([str(rounded), "--checkpoint", str(other)])
 
 
 def test_a_checkpoint_of_another_shape_is_named(slabs, checkpoints):
@@ -91,9 +122,17 @@ def test_inspect_shows_the_partition_as_json(demo_slabs, capsys):
 def test_inspect_shows_a_table(demo_slabs, capsys):
     inspect([str(demo_slabs(2))])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("handbook-3m: llama, 6 layers, hidden size 192, vocabulary 1024, bfloat16")
+    assert lines[0].startswith("handbook-3m: llama, 6 layers, hidden size 192, vocabulary 1024, bfloat16, digest")
     assert len(lines) == 4
     assert "6 attention of" in lines[-1]
+
+
+def test_inspect_shows_what_is_in_which_format(rounded, capsys):
+    inspect([str(rounded)])
+    formats = "int4 (layers int4 by 32, head int8 by 32, embedding bfloat16, vectors bfloat16)"
+    assert f"vocabulary 1024, {formats}, digest" in capsys.readouterr().out
+    inspect([str(rounded), "--json"])
+    assert json.loads(capsys.readouterr().out)["formats"]["head"] == "int8 by 32"
 
 
 def test_inspect_works_where_only_some_slabs_are(slabs, capsys):

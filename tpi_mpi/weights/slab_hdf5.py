@@ -6,7 +6,7 @@ docs/slab-format.md describes the format for reading slabs with other tools.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from tpi_mpi.weights.stored_formats import StoredFormats
 FORMAT = "tpi_mpi slab"
 FORMAT_VERSION = 2
 
-# Room for the metadata of one dataset or group ahead of the data, so that no metadata lands between tensors.
-_METADATA_BYTES = 4096
-_MOST_PARTS = 3
+# Room for the metadata of one dataset or group ahead of the data, so that no metadata lands between tensors. HDF5 puts
+# every piece of them on a page of its own.
+_METADATA_BYTES = 8192
 _NO_DIGEST = "0" * 32
 _ROW_CHECKSUMS = "row_checksums"
 # The sizes of a tiled matrix that are attributes of its first dataset.
@@ -58,7 +58,8 @@ def create(slab: Slab, blocks: Iterable[Block], formats: StoredFormats, links: M
     checksums with :func:`seal`.
     """
     blocks, links = tuple(blocks), links or {}
-    objects = sum(1 + _MOST_PARTS * len(block.tensors) for block in blocks if block.name not in links)
+    layouts = {block.name: _layouts(slab, block, formats) for block in blocks if block.name not in links}
+    objects = sum(1 + sum(len(layout.parts) for layout in own) for own in layouts.values())
     with h5py.File(
         slab.path,
         "w",
@@ -74,7 +75,7 @@ def create(slab: Slab, blocks: Iterable[Block], formats: StoredFormats, links: M
                 file[block.name] = file[links[block.name]]
                 extents[block.name] = replace(extents[links[block.name]], name=block.name)
             else:
-                extents[block.name] = _create_block(file, slab, block, formats)
+                extents[block.name] = _create_block(file, block, layouts[block.name])
         if EMBEDDING in extents:
             rows = extents[EMBEDDING].tensors[0].layout.shape[0]
             file[EMBEDDING].create_dataset(_ROW_CHECKSUMS, (rows,), "<u8")
@@ -109,12 +110,15 @@ def _write_header(file: h5py.File, slab: Slab) -> None:
     file.attrs["source_digest"] = _fixed(_NO_DIGEST)
 
 
-def _create_block(file: h5py.File, slab: Slab, block: Block, formats: StoredFormats) -> BlockExtent:
+def _layouts(slab: Slab, block: Block, formats: StoredFormats) -> list[Layout]:
+    return [layout_of(spec, formats.of(spec), slab.partition, slab.rank) for spec in block.tensors]
+
+
+def _create_block(file: h5py.File, block: Block, layouts: Sequence[Layout]) -> BlockExtent:
     group = file.create_group(block.name)
     group.attrs["checksum"] = _fixed(NO_CHECKSUM)
     extents = []
-    for spec in block.tensors:
-        layout = layout_of(spec, formats.of(spec), slab.partition, slab.rank)
+    for spec, layout in zip(block.tensors, layouts, strict=True):
         offsets = [_create_dataset(group, spec.name + part.name, part) for part in layout.parts]
         _describe(group[spec.name], layout)
         extents.append(TensorExtent(spec.name, layout, tuple(offsets)))
