@@ -145,7 +145,6 @@ def test_dynamic_scaling_extends_the_context():
 REFUSED = [
     ({"model_type": "gpt2"}, "model_type 'gpt2'; the supported ones are llama, mistral, qwen2, qwen3, phi3"),
     ({"model_type": ["llama"]}, "the supported ones are"),
-    ({"quantization_config": {"bits": 4}}, "only unquantized checkpoints"),
     ({"logit_scale": 2.0}, "the key 'logit_scale' = 2.0, which is not understood for llama"),
     ({"use_rope": False}, "the key 'use_rope' = False, which is not understood"),
     ({"use_mrope": True}, "the key 'use_mrope' = True, which is not understood"),
@@ -203,6 +202,12 @@ def test_a_key_that_is_not_understood_may_be_ignored_by_name():
     config = ModelConfig.from_keys({**LLAMA, "tuned_by": "me"}, ignored=["tuned_by"])
     assert config == read()
     assert "tuned_by" not in config.keys
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+def test_how_the_files_store_weights_is_left_to_who_reads_them(key):
+    config = read(**{key: {"bits": 4}})
+    assert config.keys[key] == {"bits": 4}
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ _INERT = frozenset(
     transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_cache
     """.split()
 )
+STORAGE = ("quantization_config", "compression_config")
+"""Keys that say how a checkpoint's files store the weights: whoever reads the files has to understand them. The second
+is what compressed-tensors once wrote."""
+
 # Keys that published checkpoints carry although their model_type has no such switch, each with the one value that
 # changes nothing.
 _INERT_VALUES = {
@@ -138,12 +142,10 @@ class _Reader:
 
     def understands(self, key: str) -> bool:
         """Whether the key is known. Keys that begin with an underscore are transformers' own bookkeeping."""
-        understood = {*_REQUIRED, *COMMON_DEFAULTS, *self.family.defaults, *_INERT, "quantization_config"}
+        understood = {*_REQUIRED, *COMMON_DEFAULTS, *self.family.defaults, *_INERT, *STORAGE}
         return key in understood or key.startswith("_")
 
     def refuse_unknown(self) -> None:
-        if self.raw.get("quantization_config"):
-            self.raw.refuse("has a quantization_config; only unquantized checkpoints can be split")
         for key, value in self.raw.values.items():
             inert = value is None or (key in _INERT_VALUES and _INERT_VALUES[key] == value)
             if not self.understands(key) and not inert:

@@ -1,0 +1,141 @@
+"""Quantized weights as people publish them, packed number by number from what each format is said to be."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+E4M3_NAN = (0x7F, 0xFF)
+
+
+@dataclass
+class Quantized:
+    """A random matrix. codes: (out, in), from 0 on. scales, zeros: (out, groups). group_of: (in,)."""
+
+    bits: int
+    codes: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray
+    group_of: np.ndarray
+
+    @classmethod
+    def random(cls, shape=(24, 256), bits=4, group=32, symmetric=False, shuffled=False, seed=0) -> "Quantized":
+        """group: -1 for the whole row. shuffled: whether inputs of a group are anywhere, as desc_act leaves them."""
+        random = np.random.default_rng(seed)
+        outputs, inputs = shape
+        group_of = np.arange(inputs) // (inputs if group == -1 else group)
+        sizes = outputs, group_of[-1] + 1
+        return cls(
+            bits=bits,
+            codes=random.integers(0, 2**bits, shape),
+            scales=(random.random(sizes) * 0.02 + 0.001).astype(np.float16),
+            zeros=np.full(sizes, 2 ** (bits - 1)) if symmetric else random.integers(1, 2**bits, sizes),
+            group_of=random.permutation(group_of) if shuffled else group_of,
+        )
+
+    def weight(self) -> np.ndarray:
+        """Every code less its zero point, times its scale, in float32."""
+        weight = np.empty(self.codes.shape, np.float32)
+        for o, i in np.ndindex(weight.shape):
+            g = self.group_of[i]
+            weight[o, i] = np.float32(self.codes[o, i] - self.zeros[o, g]) * np.float32(self.scales[o, g])
+        return weight
+
+
+def packed(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """A matrix of small numbers packed along its rows, 32 bits at a time, the first number lowest."""
+    each = 32 // bits
+    words = np.zeros((len(numbers), -(-numbers.shape[1] // each)), np.uint32)
+    for row, column in np.ndindex(numbers.shape):
+        words[row, column // each] |= np.uint32(int(numbers[row, column]) << bits * (column % each))
+    return words
+
+
+def int32(words: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(words.view(np.int32)))
+
+
+def gptq(matrix: Quantized, less_one: bool = True) -> dict[str, torch.Tensor]:
+    """less_one: the format gptq; otherwise gptq_v2."""
+    zeros = packed(matrix.zeros.T, matrix.bits)
+    ones = packed(np.ones_like(matrix.zeros.T), matrix.bits)
+    return {
+        "qweight": int32(packed(matrix.codes, matrix.bits).T),
+        "qzeros": int32(zeros - ones if less_one else zeros),
+        "scales": torch.from_numpy(matrix.scales.T.copy()),
+        "g_idx": torch.from_numpy(matrix.group_of.astype(np.int32)),
+    }
+
+
+def awq(matrix: Quantized) -> dict[str, torch.Tensor]:
+    """Of each eight outputs, the even ones come first, then the odd ones."""
+    order = [base + within for base in range(0, len(matrix.codes), 8) for within in (0, 2, 4, 6, 1, 3, 5, 7)]
+    return {
+        "qweight": int32(packed(matrix.codes[order].T, 4)),
+        "qzeros": int32(packed(matrix.zeros[order].T, 4)),
+        "scales": torch.from_numpy(matrix.scales.T.copy()),
+    }
+
+
+def pack_quantized(matrix: Quantized, symmetric: bool = False, scales=torch.float16) -> dict[str, torch.Tensor]:
+    """compressed-tensors, packed."""
+    parts = {
+        "weight_packed": int32(packed(matrix.codes, matrix.bits)),
+        "weight_shape": torch.tensor(matrix.codes.shape),
+        "weight_scale": torch.from_numpy(matrix.scales).to(scales),
+        "weight_zero_point": int32(packed(matrix.zeros.T, matrix.bits).T),
+    }
+    if symmetric:
+        del parts["weight_zero_point"]
+    if (matrix.group_of != np.sort(matrix.group_of)).any():
+        parts["weight_g_idx"] = torch.from_numpy(matrix.group_of.astype(np.int32))
+    return parts
+
+
+def int_quantized(matrix: Quantized) -> dict[str, torch.Tensor]:
+    """compressed-tensors, one code a byte."""
+    return {
+        "weight": torch.from_numpy((matrix.codes - 128).astype(np.int8)),
+        "weight_scale": torch.from_numpy(matrix.scales),
+        "weight_zero_point": torch.from_numpy((matrix.zeros - 128).astype(np.int8)),
+    }
+
+
+def float8(shape, block, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Random weights in E4M3, their scales by blocks (rows, columns), and what they stand for."""
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 256, shape, dtype=np.uint8)
+    codes[np.isin(codes, E4M3_NAN)] = 0
+    grid = [-(-length // each) for length, each in zip(shape, block, strict=True)]
+    scales = (random.random(grid) * 0.01 + 0.001).astype(np.float32)
+    stored = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    weight = stored.float().numpy()
+    for row, column in np.ndindex(weight.shape):
+        weight[row, column] *= scales[row // block[0], column // block[1]]
+    return stored, torch.from_numpy(scales), weight
+
+
+def gptq_config(bits=4, group=32, **others) -> dict:
+    return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": True, "desc_act": False, **others}
+
+
+def awq_config(group=32, **others) -> dict:
+    version = {"version": "gemm", "zero_point": True}
+    return {"quant_method": "awq", "bits": 4, "group_size": group, **version, **others}
+
+
+def fp8_config(block=(128, 128), **others) -> dict:
+    block = block and list(block)
+    return {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": block, **others}
+
+
+def compressed_config(format: str, weights: dict, targets=("Linear",), ignore=("lm_head",), **others) -> dict:
+    group = {"targets": list(targets), "weights": {"dynamic": False, "symmetric": True, **weights}}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": format,
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {**group, "input_activations": None}},
+        "ignore": list(ignore),
+        **others,
+    }

@@ -1,0 +1,134 @@
+"""A matrix that a checkpoint holds as codes with scales."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from tpi_mpi.kernels.formats import GROUPS, WHOLE_ROW, Format
+from tpi_mpi.kernels.packing import INT4_ZERO, Rows, dequantize
+from weights_tools.quantized.stored import Loaded, Stored
+
+# About how many bytes of rows are made at a time.
+PIECE = 32 * 1024**2
+
+_LARGEST_GROUP = max(GROUPS)
+# The zero points that a format without zero points stands for.
+_NEUTRAL = {"int4": INT4_ZERO, "int8": 0}
+_UNPACKED = Format("float32")
+
+
+class Field(Protocol):
+    """One of the things that a matrix consists of."""
+
+    def load(self) -> Loaded:
+        """Reads what has to be in memory to give rows, at most one tensor."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedMatrix:
+    """Codes, scales and zero points that may lie in any order in the checkpoint, given in rows of outputs.
+
+    name: of the weight that they stand for. shape: (outputs, inputs).
+    stored: the tensors of the checkpoint that are consumed.
+    dtype: int4, int8 or float8.
+    codes: gives one code a byte (n, inputs), as :class:`Rows` has them.
+    scales, zero_points: give (n, groups): float16 or float32; zero points count as the codes do.
+    group: consecutive inputs that share a scale, any number; :data:`WHOLE_ROW` for all.
+    group_of: (inputs,), the group of each input where they are not consecutive.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    stored: tuple[Stored, ...]
+    dtype: str
+    codes: Field
+    scales: Field
+    zero_points: Field | None
+    group: int
+    group_of: np.ndarray | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the tensors that are consumed."""
+        return tuple(stored.name for stored in self.stored)
+
+    @property
+    def why_not(self) -> str:
+        """Why the matrix cannot be kept as it is; empty if it can."""
+        if self.group_of is not None:
+            return "its groups follow g_idx (desc_act) and are not consecutive inputs"
+        if self.group not in (WHOLE_ROW, *GROUPS) and self.group % _LARGEST_GROUP:
+            several = ", ".join(map(str, GROUPS))
+            return f"its groups have {self.group} inputs, which is neither {several} nor a multiple of {_LARGEST_GROUP}"
+        return ""
+
+    @cached_property
+    def format(self) -> Format:
+        """The format that holds the matrix exactly; float32 where no packed one does.
+
+        Reads the zero points, and scales that are not float16, when it is first asked for.
+        """
+        if self.why_not:
+            return _UNPACKED
+        scales = "float32" if self.dtype == "float8" or not self._scales_fit_float16() else "float16"
+        return Format(self.dtype, min(self.group, _LARGEST_GROUP), scales, self._has_zero_points())
+
+    def pieces(self, start: int, stop: int) -> Iterator[Rows]:
+        """The rows from ``start`` up to ``stop`` in the matrix's format, some at a time."""
+        if not self.format.packed:
+            yield from self.dequantized(start, stop)
+            return
+        for rows in self._native(start, stop, PIECE // self.shape[1]):
+            yield self._kept(rows)
+
+    def dequantized(self, start: int, stop: int) -> Iterator[Rows]:
+        """The same rows as float32, multiplied in float32."""
+        group = self.group if self.group_of is None else 1
+        format = Format(self.dtype, group, "float32", self.zero_points is not None)
+        for rows in self._native(start, stop, PIECE // (4 * self.shape[1])):
+            yield Rows(dequantize(rows if self.group_of is None else self._in_order(rows), format))
+
+    def _native(self, start: int, stop: int, step: int) -> Iterator[Rows]:
+        """Rows with the groups of the checkpoint."""
+        fields = (self.codes, self.scales, self.zero_points)
+        codes, scales, zero_points = (None if field is None else field.load() for field in fields)
+        step = max(1, step)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            zeros = None if zero_points is None else zero_points(first, last)
+            yield Rows(codes(first, last), scales(first, last), zeros)
+
+    def _kept(self, rows: Rows) -> Rows:
+        """Rows in the matrix's format, of rows with the checkpoint's groups: larger groups repeat their scale."""
+        scales = self._repeated(rows.scales).astype(self.format.scales)
+        zeros = self._repeated(rows.zero_points).astype(np.float16) if self.format.zero_points else None
+        return Rows(rows.values, scales, zeros)
+
+    def _repeated(self, array: np.ndarray) -> np.ndarray:
+        if self.group <= _LARGEST_GROUP:
+            return array
+        return np.repeat(array, self.group // _LARGEST_GROUP, axis=1)[:, : -(-self.shape[1] // _LARGEST_GROUP)]
+
+    def _in_order(self, rows: Rows) -> Rows:
+        """Rows with a scale for each input."""
+        zeros = None if rows.zero_points is None else self._of_inputs(rows.zero_points)
+        return Rows(rows.values, self._of_inputs(rows.scales), zeros)
+
+    def _of_inputs(self, array: np.ndarray) -> np.ndarray:
+        """(n, inputs), of (n, groups)."""
+        return array.astype(np.float32, order="C").take(self.group_of, axis=1)
+
+    def _has_zero_points(self) -> bool:
+        if self.zero_points is None:
+            return False
+        return bool((self.zero_points.load()(0, self.shape[0]) != _NEUTRAL[self.dtype]).any())
+
+    def _scales_fit_float16(self) -> bool:
+        scales = self.scales.load()(0, self.shape[0])
+        if scales.dtype == np.float16:
+            return True
+        with np.errstate(over="ignore"):
+            return np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
