@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from tpi_mpi.kernels.fallback import dequantized
-from tpi_mpi.kernels.formats import Format, Tiled
-from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.packing import pack
 from tpi_mpi.model import layers
-from tpi_mpi.model.layers import attention, causal_mask, linear
-from weights_tools.splitting.conversion import convert, rows_of
+from tpi_mpi.model.layers import attention, causal_mask
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -49,18 +44,6 @@ def test_attention_of_any_part_of_the_heads_is_the_obvious_one(start, count, win
 def test_a_mask_lets_every_position_see_its_window_and_nothing_later():
     assert causal_mask(0, 3, 0, None).tolist() == [[True, False, False], [True, True, False], [True, True, True]]
     assert causal_mask(4, 2, 3, 2).tolist() == [[True, True, False], [False, True, True]]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "int4"])
-@pytest.mark.parametrize("rows", [1, 5])
-def test_a_projection_is_the_product_plus_the_bias(dtype, rows):
-    weight, states, bias = random(100, 48), random(rows, 48, seed=1), random(100, seed=2)
-    layout = Tiled(Format.of(dtype), 100, 48)
-    operand = Operand(layout, pack(convert(rows_of(weight), Format("float32"), layout.format, "weight"), layout))
-    exact = states.double() @ dequantized(operand).double().T + bias.double()
-    result = linear(states, operand, bias)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result.double(), exact, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])

@@ -19,7 +19,7 @@ class Deviation:
         self.largest = max(self.largest, float(errors.max()))
         self._errors += float(errors.sum(dtype=np.float64))
         self._weights += errors.size
-        self._scales += float(scales.sum(dtype=np.float64))
+        self._scales += float(np.abs(scales).sum(dtype=np.float64))  # the sign of a scale says which end it reaches
         self._groups += scales.size
 
     @property
