@@ -36,12 +36,13 @@ class RankUsage:
 
     swept_bytes: weights used in one sweep. streamed_bytes: those of them that are not pinned.
     window_blocks, window_bytes: the most blocks that are not pinned, and bytes of them, in memory at once.
-    seconds: by activity.
+    kernels: what multiplies with its matrices. seconds: by activity.
     """
 
     rank: int
     host: str
     threads: int
+    kernels: Sequence[str]
     peak_rss_bytes: int
     budget_bytes: int | None
     slab_bytes: int
@@ -72,6 +73,7 @@ class RunSettings:
     wire: str
     overlap: bool
     dtype: str
+    activations: str
 
 
 def run_report(model: str, settings: RunSettings, latencies: Latencies, load: float, ranks: Sequence[Mapping]) -> dict:

@@ -25,6 +25,9 @@ class Fallback:
     def adapt(self) -> None:
         """It has no threads of its own."""
 
+    def prepare(self, layouts: Iterable[Tiled]) -> None:
+        """There is nothing to compile."""
+
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return ["torch, on dequantized weights"]
 

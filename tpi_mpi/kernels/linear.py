@@ -28,6 +28,9 @@ class Linear(Protocol, AbstractContextManager):
     def adapt(self) -> None:
         """To be called now and then: uses fewer threads while other programs need the cores."""
 
+    def prepare(self, layouts: Iterable[Tiled]) -> None:
+        """Compiles, or loads, whatever multiplies with matrices in these layouts."""
+
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         """For people: what multiplies with matrices in these layouts."""
 
@@ -35,6 +38,15 @@ class Linear(Protocol, AbstractContextManager):
 def kernels_available() -> bool:
     """Whether Numba is installed, and the CPU has the instructions without which torch is as fast."""
     return find_spec("numba") is not None and this_cpu().vectors
+
+
+def must_compile() -> bool:
+    """Whether the first products will have to wait for their kernels, which are then kept on disk."""
+    if not kernels_available():
+        return False
+    from tpi_mpi.kernels.compiled.jit import is_empty
+
+    return is_empty()
 
 
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:

@@ -5,7 +5,7 @@ descriptor (:mod:`tpi_mpi.weights.mapping`), because HDF5 serialises its calls o
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +107,12 @@ class Slab:
         """The blocks of the first layer; those of all other layers have the same shapes."""
         blocks = shard_blocks(self.config, self.partition, self.rank)
         return tuple(self.blocks[block.name] for block in blocks if block.layer == 0)
+
+    @property
+    def matrices(self) -> Sequence[Tiled]:
+        """The different layouts of the matrices of a sweep."""
+        layouts = (tensor.layout for extent in self.sweep.values() for tensor in extent.tensors)
+        return tuple(dict.fromkeys(layout for layout in layouts if isinstance(layout, Tiled)))
 
     @property
     def kv_dtype(self) -> str:

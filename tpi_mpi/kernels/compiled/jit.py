@@ -39,7 +39,7 @@ _KEPT: list = []
 def _prepare() -> None:
     """Points Numba to the directory, before it compiles anything."""
     if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = str(cache_directory())
+        numba.config.CACHE_DIR = str(cache_directory())  # read by Numba when a function is decorated
 
 
 def cache_directory() -> Path:
@@ -55,6 +55,11 @@ def cache_directory() -> Path:
         if os.access(directory, os.W_OK) and parent.stat().st_uid == os.getuid():
             return directory
     return Path(tempfile.mkdtemp(prefix="tpi_mpi-kernels-"))
+
+
+def is_empty() -> bool:
+    """Whether nothing has been compiled yet, so that it will take some seconds."""
+    return not any(Path(numba.config.CACHE_DIR or cache_directory()).rglob("*.nbc"))
 
 
 def source_version() -> str:

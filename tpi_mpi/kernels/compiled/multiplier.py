@@ -75,9 +75,16 @@ class Multiplier:
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         return self.several(rows, (operand,), work)[0]
 
+    def prepare(self, layouts: Iterable[Tiled]) -> None:
+        for kernel in self._kernels(layouts):
+            product.order_kernel(kernel)
+            product.product_kernel(kernel)
+
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
-        kernels = {str(self.kernel(layout, work)): None for layout in layouts for work in (DECODE, PROMPT)}
-        return [f"{self.cpu.name}: {kernel}" for kernel in kernels]
+        return [f"{self.cpu.name}: {kernel}" for kernel in self._kernels(layouts)]
+
+    def _kernels(self, layouts: Iterable[Tiled]) -> list[Kernel]:
+        return list({self.kernel(layout, work): None for layout in layouts for work in (DECODE, PROMPT)})
 
     def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
         key = (len(rows), work, *[id(operand.layout) for operand in operands])
