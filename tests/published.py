@@ -1,9 +1,16 @@
 """Quantized weights as people publish them, packed number by number from what each format is said to be."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+import zoo
+from safetensors.torch import load_file, save_file
+
+MODEL, CONFIG = "model.safetensors", "config.json"
 
 E4M3_NAN = (0x7F, 0xFF)
 
@@ -32,6 +39,23 @@ class Quantized:
             zeros=np.full(sizes, 2 ** (bits - 1)) if symmetric else random.integers(1, 2**bits, sizes),
             group_of=random.permutation(group_of) if shuffled else group_of,
         )
+
+    @classmethod
+    def of(cls, weight: np.ndarray, bits=4, group=32, symmetric=False, shuffled=False) -> "Quantized":
+        """Some weights, rounded to the nearest codes that reach from the least to the largest of a group."""
+        matrix = cls.random(weight.shape, bits, group, symmetric, shuffled)
+        most = 2**bits - 1
+        for row, g in np.ndindex(matrix.scales.shape):
+            inputs = matrix.group_of == g
+            low, high = min(weight[row, inputs].min(), 0), max(weight[row, inputs].max(), 0)
+            if symmetric:
+                matrix.scales[row, g] = max(-low, high) / (most // 2)
+            else:
+                matrix.scales[row, g] = (high - low) / most
+                matrix.zeros[row, g] = np.clip(round(-low / matrix.scales[row, g]), 1, most)
+            codes = np.rint(weight[row, inputs] / matrix.scales[row, g]) + matrix.zeros[row, g]
+            matrix.codes[row, inputs] = np.clip(codes, 0, most)
+        return matrix
 
     def weight(self) -> np.ndarray:
         """Every code less its zero point, times its scale, in float32."""
@@ -115,6 +139,19 @@ def float8(shape, block, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, np.
     return stored, torch.from_numpy(scales), weight
 
 
+def float8_of(weight: np.ndarray, block) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Some weights as :func:`float8` gives them."""
+    grid = [-(-length // each) for length, each in zip(weight.shape, block, strict=True)]
+    scales, numbers = np.empty(grid, np.float32), np.empty(weight.shape, np.float32)
+    codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
+    for row, column in np.ndindex(*grid):
+        rows, columns = (slice(at * each, (at + 1) * each) for at, each in zip((row, column), block, strict=True))
+        scales[row, column] = np.abs(weight[rows, columns]).max() / 448
+        codes[rows, columns] = torch.from_numpy(weight[rows, columns] / scales[row, column]).to(torch.float8_e4m3fn)
+        numbers[rows, columns] = codes[rows, columns].float().numpy() * scales[row, column]
+    return codes, torch.from_numpy(scales), numbers
+
+
 def gptq_config(bits=4, group=32, **others) -> dict:
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": True, "desc_act": False, **others}
 
@@ -139,3 +176,33 @@ def compressed_config(format: str, weights: dict, targets=("Linear",), ignore=("
         "ignore": list(ignore),
         **others,
     }
+
+
+def publish(source: Path, target: Path, config: dict, pack: Callable) -> dict[str, torch.Tensor]:
+    """Writes a checkpoint with its layers' matrices quantized; returns the weights that they stand for, by name.
+
+    pack: makes a weight into the tensors that stand for it, by suffix, and these weights.
+    """
+    tensors, weights = {}, {}
+    for name, tensor in load_file(source / MODEL).items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = tensor
+            continue
+        parts, weight = pack(tensor.float().numpy())
+        tensors |= {f"{name.removesuffix('.weight')}.{suffix}": part.contiguous() for suffix, part in parts.items()}
+        weights[name] = torch.from_numpy(weight)
+    target.mkdir()
+    save_file(tensors, target / MODEL)
+    keys = json.loads((source / CONFIG).read_text())
+    (target / CONFIG).write_text(json.dumps({**keys, "quantization_config": config}))
+    return weights
+
+
+def referee(source: Path, weights: dict[str, torch.Tensor]) -> list[dict]:
+    """What transformers says of the checkpoint with other weights, as of zoo.py."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    _, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    return [zoo.continuation(model, prompt) for prompt in zoo.PROMPTS]

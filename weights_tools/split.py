@@ -39,6 +39,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     options = split_parser().parse_args(arguments)
     _check(options)
 
+    from tpi_mpi.model.blocks import blocks_of
     from tpi_mpi.model.partition import Partition
     from weights_tools.common.target_directory import prepare_for_slabs, read_small_files, write_small_files
     from weights_tools.splitting.checkpoint_config import read_config
@@ -50,14 +51,16 @@ def split(arguments: Sequence[str] | None = None) -> None:
     from weights_tools.splitting.cut import cut
 
     checkpoint = Checkpoint(options.checkpoint, options.ignore_key)
+    formats = stored_formats(options, checkpoint.formats)
+    checkpoint.quantization.check_kept(blocks_of(config, partition), formats)
     if options.ratios_from:
-        partition = Partition.of(config, options.ranks, _chosen_ratios(checkpoint, options))
+        partition = Partition.of(config, options.ranks, _chosen_ratios(config, formats, options))
     small_files = read_small_files(checkpoint.directory)
     prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)
     if not {TOKENIZER_JSON, SENTENCEPIECE} & set(small_files):
         say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")
-    cut(checkpoint, options.slabs, partition, stored_formats(options, checkpoint.formats))
+    cut(checkpoint, options.slabs, partition, formats)
 
 
 def _check(options: Namespace) -> None:
@@ -69,12 +72,12 @@ def _check(options: Namespace) -> None:
         raise UserError("give either --ratios or --ratios-from")
 
 
-def _chosen_ratios(checkpoint, options: Namespace) -> tuple[float, ...] | None:
+def _chosen_ratios(config, formats, options: Namespace) -> tuple[float, ...] | None:
     """The ratios that suit the machines of --ratios-from; says which, and what to expect of them."""
     from weights_tools.splitting.ratios import CheckReport, choose, describe
 
-    report = CheckReport(options.ratios_from, checkpoint.config, options.ranks)
-    choice = choose(checkpoint.config, stored_formats(options, checkpoint.formats), report.machines, report.work)
+    report = CheckReport(options.ratios_from, config, options.ranks)
+    choice = choose(config, formats, report.machines, report.work)
     for line in describe(choice, report):
         say(line)
     return choice.ratios

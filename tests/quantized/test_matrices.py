@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.kernels.formats import WHOLE_ROW, Format
 from tpi_mpi.kernels.packing import Rows, dequantize
-from weights_tools.quantized import matrix as matrices
 from weights_tools.quantized.quantization import Quantization
 from weights_tools.quantized.stored import stored_tensors
 
@@ -42,9 +41,9 @@ INT8 = {**INT4, "num_bits": 8}
 CHANNEL8 = {"num_bits": 8, "type": "int", "strategy": "channel"}
 
 
-@pytest.fixture(params=[1, 7, 1000], ids=lambda rows: f"{rows} rows at a time")
+@pytest.fixture(params=[16, 1000], ids=lambda rows: f"{rows} rows at a time")
 def rows_at_a_time(request, monkeypatch):
-    monkeypatch.setattr(matrices, "PIECE", request.param * 4 * 256)
+    monkeypatch.setattr("weights_tools.common.pieces._WEIGHTS", request.param * 256)
 
 
 @pytest.mark.usefixtures("rows_at_a_time")

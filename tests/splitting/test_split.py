@@ -406,7 +406,7 @@ def test_every_source_byte_is_read_once(checkpoints, tmp_path):
 def test_a_checkpoint_that_the_disk_cannot_read_is_an_error_and_no_crash(checkpoints, tmp_path, monkeypatch):
     """A page behind the end of a mapped file is as bad as one that the disk cannot deliver: touching it kills."""
     directory = checkpoints.fresh("llama", tmp_path / "checkpoint")
-    monkeypatch.setattr("weights_tools.splitting.checkpoint._PIECE", 16 * 64)  # of 16 rows
+    monkeypatch.setattr("weights_tools.common.pieces._WEIGHTS", 16 * 64)  # of 16 rows
     pieces = Checkpoint(directory).pieces("model.embed_tokens.weight", 0, 131)
     next(pieces)
     os.truncate(directory / MODEL, 4096)

@@ -59,13 +59,20 @@ class StoredFormats:
         return cls.asked(dict.fromkeys(shapes, plain), dtype)
 
     def of(self, spec: TensorSpec) -> Format:
-        """The format of one tensor. Raises UserError if its source is packed but must not be."""
-        source = self.sources[spec.source]
-        if spec.multiplied:
-            return (self.head if spec.name == names.weight_of(names.LM_HEAD) else self.layers) or source
-        if source.packed:
-            raise UserError(f"tensor {spec.source} is {source}; only matrices of the layers and the head may be packed")
-        return Format(self.rest) if self.rest else source
+        """The format of one tensor. Raises UserError if that is packed but must not be."""
+        format = self.chosen(spec) or self.sources[spec.source]
+        if format.packed and not spec.multiplied:
+            raise UserError(
+                f"tensor {spec.source} is {format}; only matrices of the layers and the head may be packed; "
+                "use --dtype bfloat16"
+            )
+        return format
+
+    def chosen(self, spec: TensorSpec) -> Format | None:
+        """What was chosen for one tensor; None keeps the source's."""
+        if not spec.multiplied:
+            return Format(self.rest) if self.rest else None
+        return self.head if spec.name == names.weight_of(names.LM_HEAD) else self.layers
 
     def main_dtype(self, config: ModelConfig, partition: Partition) -> str:
         """The dtype of most weights of the model."""

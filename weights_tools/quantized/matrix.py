@@ -9,10 +9,8 @@ import numpy as np
 
 from tpi_mpi.kernels.formats import GROUPS, WHOLE_ROW, Format
 from tpi_mpi.kernels.packing import INT4_ZERO, Rows, dequantize
+from weights_tools.common.pieces import rows_at_once
 from weights_tools.quantized.stored import Loaded, Stored
-
-# About how many bytes of rows are made at a time.
-PIECE = 32 * 1024**2
 
 _LARGEST_GROUP = max(GROUPS)
 # The zero points that a format without zero points stands for.
@@ -81,21 +79,21 @@ class QuantizedMatrix:
         if not self.format.packed:
             yield from self.dequantized(start, stop)
             return
-        for rows in self._native(start, stop, PIECE // self.shape[1]):
+        for rows in self._native(start, stop):
             yield self._kept(rows)
 
     def dequantized(self, start: int, stop: int) -> Iterator[Rows]:
         """The same rows as float32, multiplied in float32."""
         group = self.group if self.group_of is None else 1
         format = Format(self.dtype, group, "float32", self.zero_points is not None)
-        for rows in self._native(start, stop, PIECE // (4 * self.shape[1])):
+        for rows in self._native(start, stop):
             yield Rows(dequantize(rows if self.group_of is None else self._in_order(rows), format))
 
-    def _native(self, start: int, stop: int, step: int) -> Iterator[Rows]:
+    def _native(self, start: int, stop: int) -> Iterator[Rows]:
         """Rows with the groups of the checkpoint."""
         fields = (self.codes, self.scales, self.zero_points)
         codes, scales, zero_points = (None if field is None else field.load() for field in fields)
-        step = max(1, step)
+        step = rows_at_once(self.shape[1])
         for first in range(start, stop, step):
             last = min(first + step, stop)
             zeros = None if zero_points is None else zero_points(first, last)

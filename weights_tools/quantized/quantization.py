@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.model.blocks import Block
 from tpi_mpi.model.config import STORAGE
 from tpi_mpi.model.names import bias_of
+from tpi_mpi.weights.stored_formats import StoredFormats
 from weights_tools.quantized.awq import Awq
 from weights_tools.quantized.compressed_tensors import CompressedTensors
 from weights_tools.quantized.fp8 import Fp8
@@ -65,6 +67,16 @@ class Quantization:
         used |= {name for name in tensors if _suffix(name) in _ACTIVATIONS}
         _refuse_unused(tensors, used | shapes.keys())
         return cls(matrices, frozenset(used))
+
+    def check_kept(self, blocks: Iterable[Block], formats: StoredFormats) -> None:
+        """Raises UserError if a matrix is to be kept as it is that has no format of its own."""
+        for spec in (spec for block in blocks for spec in block.tensors):
+            matrix = self.matrices.get(spec.source)
+            if matrix and matrix.why_not and formats.chosen(spec) is None:
+                raise UserError(
+                    f"{spec.source} cannot be kept as it is: {matrix.why_not}; "
+                    "use --dtype int4 or bfloat16, which dequantize it first"
+                )
 
 
 def read_method(keys: Mapping[str, object], origin: str = "config.json") -> Method | None:

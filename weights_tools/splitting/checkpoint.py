@@ -1,7 +1,6 @@
 """A Hugging Face checkpoint on disk, read lazily and strictly."""
 
 import errno
-import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,12 +11,15 @@ from safetensors import SafetensorError, safe_open
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.json_object import JsonObject
-from tpi_mpi.kernels.formats import TILE, Format
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import sources_of
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.pages import fetch, reason
+from weights_tools.common.pieces import rows_at_once
+from weights_tools.quantized.quantization import Quantization
+from weights_tools.quantized.stored import Stored, stored_tensors
 from weights_tools.splitting.checkpoint_config import read_config
 from weights_tools.splitting.conversion import rows_of
 
@@ -28,14 +30,6 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Buffers that old releases of transformers saved, though they follow from config.json.
 _IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
-# About how many weights of a tensor are read at a time.
-_PIECE = 8 * 1024**2
-
-
-def rows_at_once(width: int) -> int:
-    """How many rows of this width are read at a time: whole tiles, so that no writer waits for the rest of one."""
-    return max(1, _PIECE // width // TILE) * TILE
-
 
 class Checkpoint:
     """The tensors of a checkpoint directory.
@@ -44,7 +38,8 @@ class Checkpoint:
 
     ignored_keys: keys of config.json to ignore, although it is not known what they mean.
     config: its config.json. name: the directory's name.
-    shapes, formats: of every tensor that the model needs, by name.
+    shapes, formats: of every tensor that the model needs, by name. quantization: what of them is quantized already;
+        such a tensor's format is the one that holds it exactly.
     """
 
     def __init__(self, directory: Path, ignored_keys: Collection[str] = ()):
@@ -53,28 +48,34 @@ class Checkpoint:
         self.ignored_keys = tuple(ignored_keys)
         self.name = directory.resolve().name
         self.shapes = sources_of(self.config, Partition.of(self.config, 1))
-        self._files = self._locate()
-        self.formats: dict[str, Format] = {}
+        self._tensors = self._locate()
+        self.quantization = Quantization.of(self.config.keys, self.shapes, self._tensors)
         self._inspect()
         self._check_tied_head()
+        self.formats = {name: self._format(name) for name in self.shapes}
 
     def fingerprint(self) -> dict[str, object]:
         """What changes when the files do: their paths, sizes and times of modification."""
-        stats = {path: path.stat() for path in set(self._files.values())}
+        stats = {path: path.stat() for path in {stored.path for stored in self._tensors.values()}}
         return {str(path.resolve()): [stat.st_size, stat.st_mtime_ns] for path, stat in sorted(stats.items())}
 
     def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
-        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time, as views of the file.
+        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time.
 
-        Each call maps the file anew, so that never more than one tensor's pages are in memory. Raises TpiError if the
-        disk cannot deliver them.
+        Never more than one tensor is in memory. Raises TpiError if the disk cannot deliver it.
         """
-        path, shape = self._files[name], self.shapes[name]
-        width = shape[1] if len(shape) > 1 else 1
+        if name in self.quantization.matrices:
+            return self.quantization.matrices[name].pieces(start, stop)
+        return self._plain_pieces(self._tensors[name], start, stop)
+
+    def _plain_pieces(self, stored: Stored, start: int, stop: int) -> Iterator[Rows]:
+        """Views of the file, which each call maps anew."""
+        name, path = stored.name, stored.path
+        width = stored.shape[1] if len(stored.shape) > 1 else 1
         step = rows_at_once(width)
         try:
             with safe_open(path, framework="pt") as file, open(path, "rb") as raw:
-                rows, offset = file.get_slice(name), _offset(raw, name)
+                rows, offset = file.get_slice(name), stored.offset
                 for first in range(start, stop, step):
                     _touch(raw, offset)  # the library itself does, when it makes the slice
                     piece = rows[first : min(first + step, stop)]
@@ -84,15 +85,19 @@ class Checkpoint:
         except (OSError, SafetensorError) as error:
             raise TpiError(f"tensor {name} in {path} cannot be read: {error}") from None
 
-    def _locate(self) -> dict[str, Path]:
-        """The file that each tensor is in, by the tensor's name."""
+    def _format(self, name: str) -> Format:
+        if name in self.quantization.matrices:
+            return self.quantization.matrices[name].format
+        return Format(_DTYPES[self._tensors[name].dtype])
+
+    def _locate(self) -> dict[str, Stored]:
+        """Where each tensor is, by its name."""
         index = self.directory / INDEX
         if index.is_file():
             return self._read_index(index)
         single = self.directory / SINGLE
         if single.is_file():
-            with _open(single) as file:
-                return dict.fromkeys(file.keys(), single)
+            return _headers(single)
         if any(self.directory.glob("*.bin")) or any(self.directory.glob("*.pt*")):
             raise UserError(
                 f"checkpoint {self.directory} has only pickled weights (.bin), which can run code when they are "
@@ -100,34 +105,35 @@ class Checkpoint:
             )
         raise UserError(f"checkpoint {self.directory} has neither {SINGLE} nor {INDEX}; download its safetensors files")
 
-    def _read_index(self, index: Path) -> dict[str, Path]:
-        names = JsonObject.load(index).object("weight_map")
-        for name in set(names.values()):
+    def _read_index(self, index: Path) -> dict[str, Stored]:
+        files = JsonObject.load(index).object("weight_map")
+        for name in set(files.values()):
             if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
                 raise UserError(
                     f"{index} names the file {name!r}; only files in the checkpoint's own directory are allowed"
                 )
             if not (self.directory / name).is_file():
                 raise UserError(f"checkpoint {self.directory} lacks {name}, which its index names; download it again")
-        return {tensor: self.directory / name for tensor, name in names.items()}
+        headers = {name: _headers(self.directory / name) for name in sorted(set(files.values()))}
+        for tensor, name in files.items():
+            if tensor not in headers[name]:
+                raise UserError(f"{self.directory / name} lacks the tensor {tensor}, which the index expects in it")
+        return {tensor: headers[name][tensor] for tensor, name in files.items()}
 
     def _inspect(self) -> None:
-        """Compares every file's header with what config.json promises."""
-        for path in sorted(set(self._files.values())):
-            with _open(path) as file:
-                present = set(file.keys())
-                for name in [name for name, holder in self._files.items() if holder == path]:
-                    if name not in present:
-                        raise UserError(f"{path} lacks the tensor {name}, which the index expects in it")
-                    self._inspect_tensor(name, file.get_slice(name))
-        missing = [name for name in self.shapes if name not in self._files]
+        """Compares the tensors that are not quantized with what config.json promises."""
+        for name, stored in self._tensors.items():
+            if name not in self.quantization.names:
+                self._inspect_tensor(name, stored)
+        present = self._tensors.keys() | self.quantization.matrices.keys()
+        missing = [name for name in self.shapes if name not in present]
         if missing:
             raise UserError(
                 f"checkpoint {self.directory} lacks the tensor {missing[0]}"
                 f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which its config.json promises"
             )
 
-    def _inspect_tensor(self, name: str, header) -> None:
+    def _inspect_tensor(self, name: str, stored: Stored) -> None:
         if name not in self.shapes:
             if name.endswith(_IGNORED_SUFFIXES) or self._is_tied_head(name):
                 return
@@ -135,12 +141,10 @@ class Checkpoint:
                 f"checkpoint {self.directory} has the tensor {name}, which is not understood for "
                 f"{self.config.model_type}; the result would be wrong without it"
             )
-        shape, dtype = tuple(header.get_shape()), header.get_dtype()
-        if shape != self.shapes[name]:
-            raise UserError(f"tensor {name} has shape {shape}, but config.json promises {self.shapes[name]}")
-        if dtype not in _DTYPES:
-            raise UserError(f"tensor {name} has dtype {dtype}; the supported ones are {', '.join(_DTYPES)}")
-        self.formats[name] = Format(_DTYPES[dtype])
+        if stored.shape != self.shapes[name]:
+            raise UserError(f"tensor {name} has shape {stored.shape}, but config.json promises {self.shapes[name]}")
+        if stored.dtype not in _DTYPES:
+            raise UserError(f"tensor {name} has dtype {stored.dtype}; the supported ones are {', '.join(_DTYPES)}")
 
     def _is_tied_head(self, name: str) -> bool:
         return name == names.weight_of(names.LM_HEAD) and self.config.tie_word_embeddings
@@ -148,17 +152,13 @@ class Checkpoint:
     def _check_tied_head(self) -> None:
         """A tied checkpoint may hold an output head as well, but only if that equals the embedding."""
         head, embedding = names.weight_of(names.LM_HEAD), f"model.{names.weight_of(names.EMBED_TOKENS)}"
-        path = self._files.get(head)
-        if path is None or not self._is_tied_head(head):
+        if head not in self._tensors or not self._is_tied_head(head):
             return
-        with _open(path) as file:
-            shape = tuple(file.get_slice(head).get_shape())
-        same = shape == self.shapes[embedding]
+        shape = self.shapes[embedding]
+        same = self._tensors[head].shape == shape
         if same:
-            self.shapes[head] = shape
             pairs = zip(*(self.pieces(name, 0, shape[0]) for name in (head, embedding)), strict=True)
             same = all(np.array_equal(one.values, other.values) for one, other in pairs)
-            del self.shapes[head]
         if not same:
             raise UserError(
                 f"checkpoint {self.directory} ties its output head to the embedding, but holds another "
@@ -166,10 +166,10 @@ class Checkpoint:
             )
 
 
-def _offset(file: BinaryIO, name: str) -> int:
-    """The offset in bytes of a tensor in a safetensors file whose header has been checked."""
-    length, header = _header(file)
-    return 8 + length + json.loads(header)[name]["data_offsets"][0]
+def _headers(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file, by name. Raises UserError if it is none."""
+    with _open(path):  # the library checks the header
+        return stored_tensors(path)
 
 
 def _header(file: BinaryIO) -> tuple[int, bytes]:

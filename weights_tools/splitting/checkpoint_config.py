@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.model.config import ModelConfig
+from weights_tools.quantized.quantization import read_method
 
 
 def read_config(checkpoint: Path, ignored_keys: Collection[str] = ()) -> ModelConfig:
@@ -14,4 +15,7 @@ def read_config(checkpoint: Path, ignored_keys: Collection[str] = ()) -> ModelCo
     """
     if not checkpoint.is_dir():
         raise UserError(f"checkpoint {checkpoint} is not a directory; give the one that holds config.json")
-    return ModelConfig.load(checkpoint / "config.json", ignored_keys)
+    path = checkpoint / "config.json"
+    config = ModelConfig.load(path, ignored_keys)
+    read_method(config.keys, str(path))
+    return config

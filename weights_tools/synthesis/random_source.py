@@ -17,9 +17,10 @@ from tpi_mpi.model.blocks import blocks_of, sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.stored_formats import StoredFormats
+from weights_tools.common.pieces import rows_at_once
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import write_small_files
-from weights_tools.splitting.checkpoint import INDEX, SINGLE, rows_at_once
+from weights_tools.splitting.checkpoint import INDEX, SINGLE
 from weights_tools.splitting.conversion import rows_of, tensor_of
 from weights_tools.synthesis.random_rows import RandomRows
 
