@@ -159,6 +159,15 @@ def test_any_hdf5_reader_finds_the_weights_of_int4(demo, tmp_path):
     assert np.array_equal(weights, dequantize(whole, Format.of("int4"))[:, start:stop])
 
 
+@pytest.mark.parametrize(("attribute", "value"), [("group", 48), ("lead", 1), ("rows", 10**6), ("zero_points", 1)])
+def test_a_matrix_that_is_not_as_its_attributes_say_is_named(attribute, value, demo, tmp_path):
+    split([str(demo), str(tmp_path), "--ranks", "1", "--dtype", "int4"])
+    with h5py.File(slab_path(tmp_path, 0), "r+") as file:
+        file["layers.1.attention/self_attn.q_proj.weight"].attrs[attribute] = value
+    with pytest.raises(UserError, match=r"damaged \(.*self_attn\.q_proj\.weight"):
+        read_slab(slab_path(tmp_path, 0))
+
+
 def test_formats_survive_being_sent(demo, tmp_path):
     split([str(demo), str(tmp_path), "--ranks", "1", "--dtype", "int4", "--zero-points"])
     formats = formats_of(read_slab(slab_path(tmp_path, 0)))

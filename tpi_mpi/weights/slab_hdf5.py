@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.kernels.formats import ORDER_TEXT, Format, Layout, Part, Tiled
+from tpi_mpi.kernels.formats import GROUPS, ORDER_TEXT, WHOLE_ROW, Format, Layout, Part, Tiled
 from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
@@ -213,6 +213,8 @@ def _format(dataset: h5py.Dataset) -> Format:
     if "group" not in dataset.attrs:
         return Format(dtype)
     group, zero_points = int(dataset.attrs["group"]), bool(dataset.attrs["zero_points"])
+    if group not in (WHOLE_ROW, *GROUPS):
+        raise ValueError(f"{dataset.name} has groups of {group} columns")
     return Format(dtype, group, _text(dataset, "scales"), zero_points)
 
 
