@@ -31,6 +31,8 @@ class Gated:
 class Idle:
     """A reduce that is never used."""
 
+    size = 2
+
     def free(self) -> None:
         pass
 
@@ -88,3 +90,16 @@ def test_requests_are_freed_when_all_sums_are_made(gated):
         sums.add_later("block", torch.zeros(1, 3), torch.ones(1, 3))
     assert gated.done == 1
     assert gated.freed
+
+
+def test_alone_the_partial_is_the_sum(gated):
+    """Without a message: the gate stays closed."""
+    reduce = Idle()
+    reduce.size = 1
+    with Sums(gated, reduce, Trace()) as sums:
+        states = torch.ones(2, 3)
+        sums.expect(2)
+        sums.add("block", states, torch.ones(2, 3))
+        sums.expect_on_root(2)
+        sums.add_on_root("block", states, torch.ones(2, 3))
+    assert (states == 3).all()

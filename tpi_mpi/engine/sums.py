@@ -22,6 +22,7 @@ class Sums:
 
     def __init__(self, allreduce: Allreduce, reduce: StarReduce, trace: Trace):
         self._allreduce = allreduce
+        self._alone = reduce.size == 1  # then a partial is the sum, and there is nothing to expect
         self._reduce = reduce
         self._trace = trace
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sums")
@@ -40,12 +41,13 @@ class Sums:
     def expect(self, rows: int) -> None:
         """Posts the receives of the next sum, before its partial (rows, width) is computed; :meth:`add` must follow."""
         assert not self._pending, "sums that are still on their way would be mistaken for the next"
-        self._allreduce.expect(rows)
+        if not self._alone:
+            self._allreduce.expect(rows)
 
     def add(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
         """Adds the sum of all ranks' partials (T, width) to the states (T, width); returns when that is done."""
         with self._trace.span("allreduce", name):
-            states += self._allreduce.sum(partial)
+            states += partial if self._alone else self._allreduce.sum(partial)
 
     def add_later(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
         """Does the same in the background. The states may be used again after :meth:`settle`."""
@@ -60,12 +62,13 @@ class Sums:
 
     def expect_on_root(self, rows: int) -> None:
         """Like :meth:`expect`, for :meth:`add_on_root`."""
-        self._reduce.expect(rows)
+        if not self._alone:
+            self._reduce.expect(rows)
 
     def add_on_root(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
         """Like :meth:`add`, on rank 0 alone: the other ranks send their partials, and wait for nothing."""
         with self._trace.span("allreduce", name):
-            total = self._reduce.sum(partial)
+            total = partial if self._alone else self._reduce.sum(partial)
         if total is not None:
             states += total
 
