@@ -4,39 +4,41 @@
     python jobs/comparison/quality.py jobs/demo/handbook-3m --answers jobs/demo/handbook.md
 
 Prints a table. Every token of the texts (default: this project's documents) is predicted from those before it in its
-window of 512. KL is the mean Kullback-Leibler divergence of a format's predictions from those of float32, in nats;
-perplexity is that of the texts. With --answers, the tokens are those of the answers in a handbook like the demo's, each
-predicted from its question: the demo model knows nothing else.
+window of 512. KL is the mean Kullback-Leibler divergence of a format's predictions from those of float32, in nats; the
+last columns say by how much the perplexity of the texts differs. Each is given for exact activations, for two planes of
+int8 and for one. With --answers, the tokens are those of the answers in a handbook like the demo's, each predicted from
+its question: the demo model knows nothing else.
 
-The program's own quantization, layers and head are used, on one rank without MPI, and with exact activations. The
-output head of int4 is int8, as split makes it.
-Cost: 4 bytes per token and word of the vocabulary, and the model in float32 twice; a few minutes for SmolLM2.
+The program's own quantization, kernels and layers are used, on one rank without MPI. The output head of int4 is int8,
+as split makes it.
+Cost: 4 bytes per token and word of the vocabulary, and the model in float32 twice; some minutes for SmolLM2.
 Edit: FORMATS.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from passages import Passage, answers, windows
 from torch import Tensor
 
-from tpi_mpi.kernels.formats import Format
-from tpi_mpi.kernels.packing import dequantize
+from tpi_mpi.kernels.formats import GROUPS, Format, Tiled
+from tpi_mpi.kernels.linear import Linear, open_linear
+from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.packing import Rows, dequantize, pack
 from tpi_mpi.kernels.quantization import quantize
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Block, Kind, TensorSpec, blocks_of
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.transformer import ModelShard
-from tpi_mpi.tokenizer.chat_template import render_chat
-from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from weights_tools.splitting.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-WINDOW = 512
-GROUPS = (32, 64, 128)
 FORMATS = [
     *(Format.of("int8", group) for group in GROUPS),
     *(Format.of("int4", group, zero_points) for zero_points in (False, True) for group in GROUPS),
@@ -44,38 +46,42 @@ FORMATS = [
 
 
 class Model:
-    """A whole model with its weights in memory, quantized to a format and back; None for those of the checkpoint.
+    """A whole model with its weights in memory.
 
-    error: the squared error of the quantized weights, by the sum of their squares.
+    format: of the layers' matrices; None for those of the checkpoint, in float32. exact: whether matrices are
+        dequantized again, so that activations need not be rounded.
+    error: the squared error of the layers' matrices, by the sum of their squares.
     """
 
-    def __init__(self, checkpoint: Checkpoint, format: Format | None):
-        self._checkpoint, self._format = checkpoint, format
+    def __init__(self, checkpoint: Checkpoint, format: Format | None, exact: bool, linear: Linear):
+        self._checkpoint, self._format, self._exact = checkpoint, format, exact
         self._missed = self._squares = 0.0
         partition = Partition.of(checkpoint.config, 1)
-        self._shard = ModelShard(checkpoint.config, partition, 0, "float32")
-        self._embedding = self._read(f"model.{names.weight_of(names.EMBED_TOKENS)}", 0, checkpoint.config.vocab_size)
+        self._shard = ModelShard(checkpoint.config, partition, 0, "float32", linear)
+        embedding = f"model.{names.weight_of(names.EMBED_TOKENS)}"
+        self._embedding = torch.from_numpy(self._read(embedding, 0, checkpoint.config.vocab_size))
         blocks = (block for block in blocks_of(checkpoint.config, partition) if block.kind is not Kind.EMBEDDING)
         self._weights = {block.name: {spec.name: self._load(block, spec) for spec in block.tensors} for block in blocks}
-        self.error = self._missed / max(self._squares, 1e-30)
+        self.error = self._missed / self._squares if self._squares else 0.0
 
-    def _read(self, name: str, start: int, stop: int) -> Tensor:
+    def _read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Rows of a tensor, in float32."""
-        return torch.cat([piece.float() for piece in self._checkpoint.pieces(name, start, stop)])
+        rows = Rows.joined(list(self._checkpoint.pieces(name, start, stop)))
+        return dequantize(rows, self._checkpoint.formats[name])
 
-    def _load(self, block: Block, spec: TensorSpec) -> Tensor:
+    def _load(self, block: Block, spec: TensorSpec) -> Tensor | Operand:
         weight = self._read(spec.source, *spec.rows)
-        if spec.width is None or self._format is None:
-            return weight
-        stored = self._stored(weight, head_of(self._format) if block.kind is Kind.HEAD else self._format)
+        if not spec.multiplied:
+            return torch.from_numpy(weight)
+        if self._format is None:
+            return operand(Rows(weight), Format("float32"))
+        format = head_of(self._format) if block.kind is Kind.HEAD else self._format
+        rows = quantize(weight, format)
+        values = dequantize(rows, format)
         if block.kind is not Kind.HEAD:
-            self._missed += (stored - weight).double().pow(2).sum().item()
-            self._squares += weight.double().pow(2).sum().item()
-        return stored
-
-    @staticmethod
-    def _stored(weight: Tensor, format: Format) -> Tensor:
-        return torch.from_numpy(dequantize(quantize(weight.numpy(), format), format))
+            self._missed += ((values - weight) ** 2).sum(dtype=float)
+            self._squares += (weight**2).sum(dtype=float)
+        return operand(Rows(values), Format("float32")) if self._exact else operand(rows, format)
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
         """What it expects after each of some tokens (T,), which begin a text: (T, vocab_size)."""
@@ -87,53 +93,21 @@ class Model:
                 case Kind.ATTENTION:
                     hidden = hidden + self._shard.attention(weights, hidden, block.layer, span, cache)
                 case Kind.FEED_FORWARD:
-                    hidden = hidden + self._shard.feed_forward(weights, hidden)
+                    hidden = hidden + self._shard.feed_forward(weights, hidden, span.work)
                 case Kind.HEAD:
                     hidden = hidden if logits else self._shard.final_norm(weights, hidden)
                     logits.append(self._shard.logits(weights, hidden))
         return torch.cat(logits, dim=1).log_softmax(dim=1)
 
 
+def operand(rows: Rows, format: Format) -> Operand:
+    layout = Tiled(format, *rows.values.shape)
+    return Operand(layout, pack(rows, layout))
+
+
 def head_of(format: Format) -> Format:
     """The format of the output head that goes with one of the layers."""
     return replace(format, dtype="int8", zero_points=False)
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Token ids (T,), of which those from ``first`` on are to be predicted."""
-
-    tokens: Tensor
-    first: int = 1
-
-    def predictions(self, model: Model) -> Tensor:
-        """What the model expects in their places: logarithms of probabilities, (T - first, vocab_size)."""
-        return model.log_probabilities(self.tokens)[self.first - 1 : -1]
-
-    def surprise(self, predictions: Tensor) -> Tensor:
-        """Minus the logarithm of the probability that each of them was given."""
-        return -predictions.gather(1, self.tokens[self.first :, None])[:, 0]
-
-
-def windows(checkpoint: Checkpoint, texts: list[Path], tokens: int) -> list[Passage]:
-    """Windows of texts, spread evenly over them."""
-    text = "\n\n".join(path.read_text(encoding="utf-8") for path in texts)
-    ids = torch.tensor(Tokenizer.load(checkpoint.directory).encode(text, whole=False))
-    every = ids.split(min(WINDOW, checkpoint.config.max_position_embeddings))
-    wanted = min(len(every), max(1, tokens // WINDOW))
-    return [Passage(every[index * len(every) // wanted]) for index in range(wanted)]
-
-
-def answers(checkpoint: Checkpoint, handbook: Path) -> list[Passage]:
-    """Each answer of a handbook after each of its questions."""
-    tokenizer, found = Tokenizer.load(checkpoint.directory), []
-    for section in handbook.read_text(encoding="utf-8").split("\n## ")[1:]:
-        questions, answer = section.strip().split("\n\n", 1)
-        for question in questions.splitlines():
-            asked = tokenizer.encode(render_chat(tokenizer, question.removeprefix("- ")), whole=False)
-            answered = tokenizer.encode(" ".join(answer.split()), whole=False)
-            found.append(Passage(torch.tensor(asked + answered), len(asked)))
-    return found
 
 
 def divergence(expected: Tensor, found: Tensor) -> Tensor:
@@ -143,19 +117,29 @@ def divergence(expected: Tensor, found: Tensor) -> Tensor:
 
 def table(checkpoint: Checkpoint, passages: list[Passage]) -> Iterator[str]:
     """Line by line, as Markdown."""
-    exact = Model(checkpoint, None)
-    expected = [passage.predictions(exact) for passage in passages]
+    expected, _ = predictions(checkpoint, passages, None, None)
     usual = perplexity(passages, expected)
-    yield "| weights | bits | squared error | KL | perplexity | difference |"
-    yield "|---|---|---|---|---|---|"
-    yield f"| float32 | 32 | | | {usual:.4f} | |"
+    yield f"Perplexity in float32: {usual:.4f}. KL and difference: exact activations, two planes, one plane."
+    yield ""
+    yield "| weights | bits | squared error | KL | | | difference | | |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for format in FORMATS:
-        model = Model(checkpoint, format)
-        found = [passage.predictions(model) for passage in passages]
-        kl = torch.cat([divergence(*pair) for pair in zip(expected, found, strict=True)]).mean()
-        own = perplexity(passages, found)
-        change = f"{own / usual - 1:+.3%}"
-        yield f"| {format} | {bits(format):g} | {model.error:.2e} | {kl:.2e} | {own:.4f} | {change} |"
+        divergences, differences = [], []
+        for planes in (None, 2, 1):
+            found, error = predictions(checkpoint, passages, format, planes)
+            kl = torch.cat([divergence(*pair) for pair in zip(expected, found, strict=True)]).mean()
+            divergences.append(f"{kl:.2e}")
+            differences.append(f"{perplexity(passages, found) / usual - 1:+.3%}")
+        yield f"| {format} | {bits(format):g} | {error:.2e} | {' | '.join(divergences + differences)} |"
+
+
+def predictions(
+    checkpoint: Checkpoint, passages: list[Passage], format: Format | None, planes: int | None
+) -> tuple[list[Tensor], float]:
+    """Of a model in a format, for all passages, and the error of its weights. planes: None for exact activations."""
+    with open_linear(os.cpu_count() or 1, planes or 2) as linear:
+        model = Model(checkpoint, format, planes is None, linear)
+        return [passage.of(model.log_probabilities(passage.tokens)) for passage in passages], model.error
 
 
 def perplexity(passages: list[Passage], predictions: list[Tensor]) -> float:

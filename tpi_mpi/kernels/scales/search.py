@@ -1,8 +1,7 @@
 """The search for the scales of groups, compiled.
 
 Sixteen candidates lie side by side in arrays, and every inner loop runs over these: so one instruction works on all
-candidates, and no sum is taken across a register.
-The slow search beside this one says the same plainly.
+candidates, and no sum is taken across a register. The slow search beside this one says the same plainly.
 """
 
 import numpy as np
