@@ -17,7 +17,8 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.tokenizer.chat_template import render_chat
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from weights_tools.splitting.checkpoint import Checkpoint
-from weights_tools.splitting.cut import Source, cut
+from weights_tools.splitting.cut import cut
+from weights_tools.splitting.pieces import Source
 
 PACKED = [name for name, format in packed.FORMATS.items() if format.packed]
 SAMPLING = {"max_new_tokens": 30, "temperature": 1.2, "top_k": 50, "top_p": 0.95, "seed": 11}

@@ -3,6 +3,7 @@
 checkpoint         a Hugging Face checkpoint, read lazily and strictly
 checkpoint_config  its config.json, read before its tensors
 cut                the slabs of all ranks, cut in one pass
+pieces             pieces of its source's tensors
 conversion         rows from one format into another
 digests            digests of the source's tensors
 tiles              rows gathered into the tiles of a matrix

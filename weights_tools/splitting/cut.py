@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,10 +16,8 @@ from tqdm import tqdm
 
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import partial_name, publish
-from tpi_mpi.kernels.formats import STORED_AS, Format
-from tpi_mpi.kernels.packing import Rows
+from tpi_mpi.kernels.formats import STORED_AS
 from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, shard_blocks
-from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import empty_slab
 from tpi_mpi.weights.slab_directory import Manifest, slab_path
@@ -32,28 +29,11 @@ from weights_tools.common.target_directory import JOURNAL, check_room
 from weights_tools.splitting.conversion import convert
 from weights_tools.splitting.digests import Digests
 from weights_tools.splitting.journal import Journal
+from weights_tools.splitting.pieces import Piece, Source, pieces_of
 from weights_tools.splitting.slab_writer import SlabWriter
 
 # The most pieces that are converted at once; each takes a hundred megabytes or so meanwhile.
 _MOST_CONVERTED = 4
-
-
-class Source(Protocol):
-    """Where tensors come from: a checkpoint, or a generator of random ones."""
-
-    name: str
-    config: ModelConfig
-    formats: Mapping[str, Format]
-    ignored_keys: Sequence[str]
-
-    def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
-        """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time.
-
-        The numbers of a vector are its rows.
-        """
-
-    def fingerprint(self) -> object:
-        """Something fit for JSON that differs if the tensors do."""
 
 
 def cut(
@@ -108,7 +88,7 @@ class _Cutting:
         sizes = {block.name: sum(self.nbytes(spec) for spec in block.tensors) for block in self.blocks}
         total, resumed = sum(sizes.values()), sum(sizes[name] for name in done)
         with bytes_bar(total, "split", resumed) as bar:
-            pieces = self.pieces([block for block in self.blocks if block.name not in done])
+            pieces = pieces_of(self.source, [block for block in self.blocks if block.name not in done], self.digests)
             converted = mapped(self.converted, ahead(pieces), min(_MOST_CONVERTED, os.cpu_count() or 1))
             for block, own in groupby(converted, key=lambda piece: piece.block):
                 self.cut_block(block, own, bar)
@@ -157,29 +137,21 @@ class _Cutting:
     def nbytes(self, spec: TensorSpec) -> int:
         return prod(spec.shape) * np.dtype(STORED_AS[self.source.formats[spec.source].dtype]).itemsize
 
-    def pieces(self, blocks: list[Block]) -> Iterator["_Piece"]:
-        """Everything that is to be cut, in the order of the slabs; also computes the digests."""
-        for block in blocks:
-            for spec in block.tensors:
-                first = spec.rows[0]
-                for rows in self.source.pieces(spec.source, *spec.rows):
-                    self.digests.add(spec.source, first, rows)
-                    yield _Piece(block, spec, first - spec.rows[0], rows, rows.values.nbytes)
-                    first += len(rows)
-
-    def converted(self, piece: "_Piece") -> "_Piece":
+    def converted(self, piece: Piece) -> Piece:
         """Before it is cut, so that the weights are the same for any number of ranks."""
         name = piece.spec.source
         return replace(piece, rows=convert(piece.rows, self.source.formats[name], self.formats.of(piece.spec), name))
 
-    def cut_block(self, block: Block, pieces: Iterable["_Piece"], bar: tqdm) -> None:
+    def cut_block(self, block: Block, pieces: Iterable[Piece], bar: tqdm) -> None:
         """Writes one block to all slabs that hold a part of it, and enters it in the journal."""
         holders = [writer for writer in self.writers if block.name in writer.slab.blocks]
         for writer in holders:
             writer.begin(block.name)
         for piece in pieces:
             for writer in holders:
-                piece.append_to(writer, self.partition, self.formats.of(piece.spec).group)
+                own = piece.cut(self.partition, writer.slab.rank, self.formats.of(piece.spec).group)
+                if own:
+                    writer.append(piece.spec.name, own)
             bar.update(piece.source_nbytes)
         for writer in holders:
             writer.end()
@@ -205,28 +177,6 @@ class _Cutting:
             ignored_keys=tuple(self.source.ignored_keys),
         ).save(self.target)
         self.journal.remove()
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Some rows of a tensor, beginning with its row ``first``. source_nbytes: of their numbers in the source."""
-
-    block: Block
-    spec: TensorSpec
-    first: int
-    rows: Rows
-    source_nbytes: int
-
-    def append_to(self, writer: SlabWriter, partition: Partition, group: int) -> None:
-        """Writes the part that belongs to the writer's rank, if any. group: of the rows' format."""
-        shard = self.spec.shard(partition, writer.slab.rank)
-        if shard is None:
-            return
-        start, stop = shard
-        if self.spec.axis == 1:
-            writer.append(self.spec.name, self.rows.columns(start, stop, group))
-        elif start < self.first + len(self.rows) and stop > self.first:
-            writer.append(self.spec.name, self.rows[max(start - self.first, 0) : stop - self.first])
 
 
 def remove_partial_slabs(target: Path) -> None:
