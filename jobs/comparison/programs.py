@@ -1,0 +1,157 @@
+"""The programs that are compared: one model in the files that each wants, and a run of each."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TORCH = ["torch", "numpy", "safetensors", "gguf", "-c", str(HERE.parents[1] / ".ci/constraints.txt")]
+OTHERS = ["llama-cpp-python", "transformers", "accelerate"]
+# Formats of weights, and those of llama.cpp that take as many bits or half a bit more or less.
+FORMATS = {"bfloat16": "bf16", "int8": "q8_0", "int4": "q4_0"}
+
+
+class Models:
+    """A checkpoint in the files that each program wants, in a directory; those that are missing there are made.
+
+    python: that of an environment of the other programs.
+    """
+
+    def __init__(self, checkpoint: Path, work: Path):
+        work.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.work = checkpoint, work
+        self.python = environment(work / "venv")
+
+    def slabs(self, format: str, ranks: int) -> Path:
+        slabs = self.work / f"slabs-{format}-{ranks}"
+        if not (slabs / "manifest.json").exists():
+            command = [sys.executable, "-m", "weights_tools.split", self.checkpoint, slabs]
+            subprocess.run([*command, "--ranks", str(ranks), "--dtype", format], check=True)
+        return slabs
+
+    def gguf(self, format: str) -> Path:
+        if format == "bfloat16":
+            return self._made(format, lambda target: ["to_gguf.py", self.checkpoint, target])
+        return self._made(format, lambda target: ["quantize.py", self.gguf("bfloat16"), target, FORMATS[format]])
+
+    def _made(self, format: str, command: Callable[[Path], list]) -> Path:
+        target = self.work / f"model-{FORMATS[format]}.gguf"
+        if not target.exists():
+            partial = target.with_suffix(".partial")
+            script, *arguments = command(partial)
+            subprocess.run([self.python, HERE / script, *arguments], check=True)
+            partial.rename(target)
+        return target
+
+
+def environment(directory: Path) -> Path:
+    """The Python of an environment of their own for the other programs."""
+    python, done = directory / "bin/python", directory / "complete"
+    if not done.exists():
+        venv.create(directory, with_pip=True)
+        for packages in (TORCH, OTHERS):
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        done.touch()
+    return python
+
+
+@dataclass(frozen=True)
+class Task:
+    """Requests, one after another: prompts of token ids, and tokens to add to each. threads: of all ranks together.
+
+    memory: MiB in all, page cache included, or None for as much as there is.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    new_tokens: int
+    threads: int
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One way to run this program. activations: their bits where weights are packed."""
+
+    format: str
+    ranks: int
+    activations: str
+
+    def __str__(self) -> str:
+        ranks = f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        return f"tpi_mpi {self.format}, {ranks}" + (", int8 activations" if self.activations == "int8" else "")
+
+
+def ours(models: Models, setup: Setup, task: Task) -> dict:
+    """What a run took. Raises CalledProcessError if it fails."""
+    prompts, answers, report = (models.work / name for name in ("prompts.jsonl", "answers.jsonl", "report.json"))
+    requests = [{"id": index, "prompt_token_ids": list(prompt)} for index, prompt in enumerate(task.prompts)]
+    prompts.write_text("".join(json.dumps(request) + "\n" for request in requests))
+    answers.unlink(missing_ok=True)
+
+    command = ["mpirun", "-np", str(setup.ranks), "--bind-to", "none", "--map-by", ":oversubscribe"]
+    each = task.memory and task.memory // setup.ranks
+    command += [*limited(each), sys.executable, "-m", "tpi_mpi.generate", models.slabs(setup.format, setup.ranks)]
+    command += ["--memory", f"{each}MiB"] if each else []
+    command += ["--threads", str(max(1, task.threads // setup.ranks)), "--activations", setup.activations]
+    command += ["--prompts", prompts, "--output", answers, "--report", report]
+    subprocess.run([*command, "--max-new-tokens", str(task.new_tokens)], check=True)
+    found = json.loads(report.read_text())
+    return {
+        "load_s": found["load_s"],
+        "ttft_s": found["ttft_s"],
+        "tpot_s": found["tpot_s"]["median"],
+        "peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in found["ranks"]),
+        "kernels": found["ranks"][0]["kernels"],
+        "token_ids": [json.loads(line)["token_ids"] for line in answers.read_text().splitlines()],
+    }
+
+
+def theirs(models: Models, program: str, model: Path, task: Task, *options: str) -> dict:
+    """What a run of baseline.py took. Raises CalledProcessError if it fails."""
+    command = [*limited(task.memory), models.python, HERE / "baseline.py", program, model, *options]
+    command += ["--prompts", json.dumps([list(prompt) for prompt in task.prompts])]
+    command += ["--new-tokens", str(task.new_tokens), "--threads", str(task.threads)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def limited(mib: int | None) -> Sequence[str]:
+    return [str(HERE / "limited.sh"), f"{mib}M"] if mib else []
+
+
+def add_options(parser: argparse.ArgumentParser, ranks: str, activations: str) -> None:
+    """Adds what every comparison wants to know. ranks, activations: their defaults."""
+    add = parser.add_argument
+    add("checkpoint", type=Path)
+    add("work", type=Path)
+    known = ",".join(FORMATS)
+    add("--formats", type=some_of(*FORMATS), default=known, help=f"of weights, compared in turn (default: {known})")
+    counts = f"of this program, each in turn (default: {ranks})"
+    add("--ranks", type=lambda text: [int(part) for part in text.split(",")], default=ranks, help=counts)
+    bits = f"of this program where weights are packed, each in turn (default: {activations})"
+    add("--activations", type=some_of("int16", "int8"), default=activations, help=bits)
+    add("--threads", type=int, default=os.cpu_count(), help="in all (default: as many as there are cores)")
+
+
+def some_of(*known: str) -> Callable[[str], list[str]]:
+    """For argparse: names with commas between them."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := set(names).difference(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: known are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def setups(options: argparse.Namespace, format: str) -> Iterator[Setup]:
+    """The ways to run this program that the options ask for, with weights in one format."""
+    for ranks in options.ranks:
+        for activations in options.activations if format.startswith("int") else ["int16"]:
+            yield Setup(format, ranks, activations)
