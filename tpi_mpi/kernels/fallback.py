@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -30,6 +31,9 @@ class Fallback:
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return ["torch, on dequantized weights"]
+
+    def read(self, words: np.ndarray) -> int:
+        return int(torch.from_numpy(words).sum())
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         """Row by row, because torch's results for a row depend on how many there are."""

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from tpi_mpi.kernels.cpu import this_cpu
@@ -33,6 +34,9 @@ class Linear(Protocol, AbstractContextManager):
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         """For people: what multiplies with matrices in these layouts."""
+
+    def read(self, words: np.ndarray) -> int:
+        """Reads int64 words (n,) with all threads, as fast as memory delivers them; returns their sum, modulo 2^64."""
 
 
 def kernels_available() -> bool:

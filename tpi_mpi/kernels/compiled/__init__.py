@@ -6,5 +6,6 @@ atomics     instructions on memory that threads share
 pool        the threads
 states      states in the order that kernels read
 product     tiles of weights times packs of states
+reading     memory read for its rate
 multiplier  products, prepared once and run on the threads
 """

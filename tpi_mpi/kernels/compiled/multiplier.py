@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tpi_mpi.kernels.compiled import product, states
+from tpi_mpi.kernels.compiled import product, reading, states
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, TILES_BEFORE
 from tpi_mpi.kernels.compiled.states import ARGUMENTS
@@ -82,6 +82,9 @@ class Multiplier:
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return [f"{self.cpu.name}: {kernel}" for kernel in self._kernels(layouts)]
+
+    def read(self, words: np.ndarray) -> int:
+        return reading.read(self.pool.control, words)
 
     def _kernels(self, layouts: Iterable[Tiled]) -> list[Kernel]:
         return list({self.kernel(layout, work): None for layout in layouts for work in (DECODE, PROMPT)})
