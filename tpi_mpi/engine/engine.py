@@ -11,7 +11,6 @@ from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.wire import wire
 from tpi_mpi.comm.world import World
-from tpi_mpi.common.errors import say
 from tpi_mpi.common.memory import default_budget, peak_rss, sampled, taken
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.trace import Trace
@@ -23,8 +22,8 @@ from tpi_mpi.engine.request import Request, Token
 from tpi_mpi.engine.sampling import Sampler, log_probability
 from tpi_mpi.engine.step import Step, Steps
 from tpi_mpi.engine.sums import Sums
-from tpi_mpi.engine.warmup import warm_up
-from tpi_mpi.kernels.linear import must_compile, open_linear
+from tpi_mpi.engine.warmup import prepare_kernels, warm_up
+from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
@@ -65,7 +64,7 @@ class Engine:
             stack.enter_context(self.world.doing(self.trace.describe))
             self._linear = stack.enter_context(open_linear(self._threads, options.planes))
             slab, rank = self.slab, self.world.rank
-            self._prepare_kernels()
+            prepare_kernels(self.world, slab, self._linear)  # before anything waits for them, or measures memory
             self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
             reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
@@ -84,12 +83,6 @@ class Engine:
             self._steps = Steps(self.world.comm, width, min(_ROWS_WITH_HEADER, self.chunking.most))
             self._resources = stack.pop_all()
         return self
-
-    def _prepare_kernels(self) -> None:
-        """Before anything waits for them, and for the memory that they take to be known."""
-        if self.world.is_root and must_compile():
-            say("kernels are compiled for this CPU, which happens once and takes some seconds")
-        self._linear.prepare(self.slab.matrices)
 
     def _plan(self, blocks: dict[str, int]) -> Plan:
         """Which blocks are pinned. Raises UserError if the memory budget is too small.

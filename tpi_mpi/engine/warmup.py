@@ -1,4 +1,4 @@
-"""A warm-up: zeros pass once through each kind of block.
+"""A warm-up: kernels are compiled, and zeros pass once through each kind of block.
 
 Afterwards the libraries have taken what memory they need for themselves (code, threads, workspaces, connections), so
 that it can be measured before the budget is divided, and the first token does not wait for it.
@@ -9,9 +9,19 @@ import mmap
 import torch
 
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
+from tpi_mpi.comm.world import World
+from tpi_mpi.common.errors import say
+from tpi_mpi.kernels.linear import Linear, must_compile
 from tpi_mpi.model.transformer import ModelShard, Weights
 from tpi_mpi.weights.mapping import tensors_of
 from tpi_mpi.weights.slab import BlockExtent, Slab
+
+
+def prepare_kernels(world: World, slab: Slab, linear: Linear) -> None:
+    """Compiles what multiplies with the slab's matrices; rank 0 says so if that takes a while."""
+    if world.is_root and must_compile():
+        say("kernels are compiled for this CPU, which happens once and takes some seconds")
+    linear.prepare(slab.matrices)
 
 
 def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int) -> None:
