@@ -4,7 +4,8 @@ In every format, 16 output rows lie side by side, so that one load brings the sa
 sum has to be taken across a register. Nothing here depends on the CPU. docs/slab-format.md draws the layouts.
 """
 
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 
@@ -79,6 +80,17 @@ class Format:
                 return cls(dtype, 128, "float32")
             case _:
                 return cls(dtype)
+
+    @classmethod
+    def parse(cls, text: str) -> "Format":
+        """The format with this ``str``, and with scales as of :meth:`of`. Raises ValueError if there is none."""
+        found = re.fullmatch(r"(\w+?)(?: by (\d+|rows)( with zero points)?)?", text)
+        if not found or found[1] not in STORED_AS or (found[1] in CODES) != bool(found[2]):
+            raise ValueError(f"{text!r} is no format")
+        if not found[2]:
+            return cls(found[1])
+        group = WHOLE_ROW if found[2] == "rows" else int(found[2])
+        return replace(cls.of(found[1]), group=group, zero_points=bool(found[3]))
 
     @property
     def packed(self) -> bool:
