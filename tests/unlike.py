@@ -52,7 +52,7 @@ def read_at(rate):
 
 def main() -> int:
     faults, *arguments = sys.argv[1:]
-    disk_probe._SECONDS = probes._SECONDS = 0.05
+    disk_probe._SECONDS = probes._SECONDS = probes._SECONDS_TOGETHER = 0.05
     if faults != "none":
         world.socket.gethostname = lambda: f"host{launched_rank()}"
         read_at(1e9)

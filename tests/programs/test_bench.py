@@ -6,11 +6,22 @@ from dataclasses import replace
 import pytest
 from conftest import run_module
 
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
-from tpi_mpi.measurement.rates import Rates
+from tpi_mpi.measurement.matrices import Matrices
+from tpi_mpi.measurement.rates import ProductRates, Rates
 
-FAST = RankLoad("a", weights=800, elements=400, streamed=400, rates=Rates(100.0, 1000.0, 500.0, 4000.0))
-SLOW = RankLoad("b", weights=800, elements=400, streamed=600, rates=Rates(100.0, 800.0, 400.0, 2000.0))
+INT4, INT8 = Format.of("int4"), Format.of("int8")
+LAYERS, NONE = Matrices({INT4: 800}, {INT4: 400}), Matrices({}, {})
+
+
+def load(host: str, streamed: int, memory: float, gemv: float, gemm: float) -> RankLoad:
+    rates = Rates(100.0, memory, {INT4: ProductRates(gemv, gemm), INT8: ProductRates(2 * gemv, gemm)})
+    return RankLoad(host, weights=800, streamed=streamed, layers=LAYERS, head=NONE, rates=rates)
+
+
+FAST = load("a", 400, 1000.0, 500.0, 4000.0)
+SLOW = load("b", 600, 800.0, 400.0, 2000.0)
 
 
 def test_a_token_takes_as_long_as_the_slowest_ranks_reading():
@@ -37,11 +48,25 @@ def test_a_prompt_reads_everything_and_multiplies_every_token():
     assert prompt_bound([FAST, SLOW], tokens=50, blocks=4, allreduce=7.0, overlap=True).total == 28.0
 
 
+def test_every_format_takes_its_own_time_and_the_head_sees_one_row_of_a_prompt():
+    mixed = Matrices({INT4: 400, INT8: 1600}, {INT4: 200, INT8: 400})
+    ranks = [replace(FAST, layers=mixed, head=Matrices({INT8: 500}, {INT8: 500}))]
+    assert token_bound(ranks, blocks=4, allreduce=0.5).compute == pytest.approx(400 / 500 + 1600 / 1000 + 500 / 1000)
+    assert prompt_bound(ranks, 50, blocks=4, allreduce=1.0).compute == pytest.approx(100 * 600 / 4000 + 500 / 1000)
+
+
+def test_a_load_survives_json():
+    mixed = replace(FAST, head=Matrices({INT8: 500}, {INT8: 400}))
+    assert RankLoad.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+
+
 @pytest.fixture(scope="module")
-def bench(demo_slabs, tmp_path_factory):
+def bench(demo, tmp_path_factory):
+    """A run on slabs in int4, which have an output head in int8."""
     directory = tmp_path_factory.mktemp("bench")
-    files = ["--report", directory / "r.json", "--trace", directory / "t.json"]
-    arguments = [demo_slabs(2), "--window", 2, "--prompt-tokens", 40, "--new-tokens", 6, *files]
+    slabs, files = directory / "slabs", ["--report", directory / "r.json", "--trace", directory / "t.json"]
+    run_module("weights_tools.split", demo, slabs, "--ranks", 2, "--dtype", "int4", check=True)
+    arguments = [slabs, "--window", 2, "--prompt-tokens", 40, "--new-tokens", 6, "--activations", "int8", *files]
     return run_module("tpi_mpi.bench", *arguments, ranks=2, check=True), directory
 
 
@@ -62,13 +87,32 @@ def test_a_token_fetches_exactly_what_is_not_pinned(bench):
     for rank in json.loads(bench[0].stdout)["ranks"]:
         assert rank["pinned_blocks"] == 0
         assert rank["per_token"]["bytes_fetched"] == pytest.approx(rank["rates"]["streamed"], rel=0.15)
-        assert min(rate for name, rate in rank["rates"].items() if name != "host") > 0
+        rates = rank["rates"]
+        assert min(rates["read"], rates["memory"], rates["weights"], rates["streamed"]) > 0
+        assert (sum(rates["head"]["nbytes"].values()) > 0) == (rank["rank"] == 0)
+
+
+def test_products_are_measured_by_format_and_rows_on_every_rank(bench):
+    report = json.loads(bench[0].stdout)
+    assert (report["main_format"], report["activations"]) == ("int4 by 32", "int8")
+    formats = [(rank, name) for rank in range(2) for name in ("int4 by 32", "int8 by 32")]
+    assert [(entry["rank"], entry["format"]) for entry in report["kernels"]] == formats
+    for entry in report["kernels"]:
+        assert list(entry["decode"]) == ["1", "2", "4", "8", "16"]
+        assert list(entry["prompt"]) == ["64", "256"]
+        assert min(entry["memory"], *entry["decode"].values(), *entry["prompt"].values()) > 0
+        assert not [kernel for kernel in entry["kernels"] if "planes" in kernel]
+        rates = report["ranks"][entry["rank"]]["rates"]["products"][entry["format"]]
+        assert rates == {"gemv": entry["decode"]["1"], "gemm": entry["prompt"]["256"]}
 
 
 def test_the_table_has_a_line_for_every_rank_and_time(bench):
     lines = bench[0].stderr.splitlines()
-    assert lines[0].startswith("handbook-3m, bfloat16, 2 ranks, allreduce star, a prompt of 40 tokens")
-    assert [line.split()[0] for line in lines if line] == ["handbook-3m,", "rank", "0", "1", "measured", "TTFT", "TPOT"]
+    assert lines[0].startswith("handbook-3m, int4, 2 ranks, allreduce star, a prompt of 40 tokens")
+    kernels = [line for line in lines if " rows at a time" in line or line.startswith("torch, ")]
+    assert kernels
+    first = [line.split()[0] for line in lines if line and line not in kernels]
+    assert first == [*"handbook-3m, rank 0 1 GB/s rank 0 0 1 1 measured TTFT TPOT".split()]
 
 
 def test_the_trace_has_the_memory_too(bench):

@@ -9,8 +9,9 @@ from conftest import run_module
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import GIB, MIB
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards
-from tpi_mpi.measurement.rates import Rates
+from tpi_mpi.measurement.rates import ProductRates, Rates
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import formats_of, planned_slab
@@ -24,11 +25,14 @@ from weights_tools.synthesis.shapes import SHAPES
 CONFIG = ModelConfig.from_keys(SHAPES["open-llama-3b"])
 BFLOAT16 = StoredFormats.like(CONFIG, "bfloat16")
 WORK = Work(prompt_tokens=32, capacity=64, chunk=32, token_sum=3e-3, prompt_sum=40e-3)
-RATES = Rates(read=320e6, memory=10e9, vector=5e9, prompt=100e9)
+GEMV = 5e9
+PRODUCTS = ProductRates(GEMV, gemm=100e9)
+RATES = Rates(read=320e6, memory=10e9, products={Format("bfloat16"): PRODUCTS})
 MACHINE = Machine(host="a", budget=5 * GIB // 4, taken=280 * MIB, rates=RATES)
 ABILITY = Ability(room=900, window=100, read=300.0, gemv=2000.0, idle=0.1)
 WEAK = replace(ABILITY, room=300, read=150.0)
 FEW = replace(ABILITY, room=10, gemv=200.0)
+SLOW_PRODUCTS = {"products": {Format("bfloat16"): replace(PRODUCTS, gemv=GEMV / 5)}}
 
 
 def cluster(*changes: dict) -> list[Machine]:
@@ -75,7 +79,7 @@ def test_a_machine_with_half_the_disk_and_half_the_memory_gets_less():
     assert chosen.expected.pinned[2] < chosen.expected.pinned[1]
 
 
-@pytest.mark.parametrize("change", [{}, {"read": 40e6}, {"vector": 1e9}, {"budget": 8 * GIB}, {"taken": 900 * MIB}])
+@pytest.mark.parametrize("change", [{}, {"read": 40e6}, SLOW_PRODUCTS, {"budget": 8 * GIB}, {"taken": 900 * MIB}])
 def test_no_choice_is_expected_to_be_slower_than_equal_ratios(change):
     chosen = choice({}, change, {})
     assert chosen.equal is None or chosen.expected.tpot <= chosen.equal.tpot
@@ -102,9 +106,31 @@ def test_what_fits_into_memory_takes_its_products_the_head_and_the_sums():
     given = shards(CONFIG, Partition.of(CONFIG, 2), BFLOAT16, WORK)
     expected = predict(given, machines, WORK)
     assert expected.pinned == tuple(shard.nbytes for shard in given)
-    head, sums = given[0].head / RATES.vector, 52 * WORK.token_sum
-    assert expected.tpot == pytest.approx(given[1].nbytes / RATES.vector + head + sums)
+    head, sums = given[0].head_seconds(RATES), 52 * WORK.token_sum
+    assert head == pytest.approx(2 * CONFIG.vocab_size * CONFIG.hidden_size / GEMV, rel=1e-3)
+    assert expected.tpot == pytest.approx(given[1].nbytes / GEMV + head + sums, rel=1e-3)  # norms are not multiplied
     assert expected.ttft > expected.tpot
+
+
+INT4, INT8 = Format.of("int4"), Format.of("int8")
+
+
+def test_a_head_in_another_format_takes_what_was_measured_of_that():
+    rates = replace(RATES, products={INT4: PRODUCTS, INT8: replace(PRODUCTS, gemv=3 * GEMV)})
+    (shard,) = shards(CONFIG, Partition.of(CONFIG, 1), StoredFormats.like(CONFIG, "int4"), WORK)  # its head is int8
+    layers = sum(shard.blocks[name] for name in shard.layers)
+    head, everything = shard.head_seconds(rates), sum(shard.token_seconds(rates).values())
+    assert everything - head == pytest.approx(layers / GEMV, rel=0.01)
+    assert head == pytest.approx((shard.nbytes - layers) / (3 * GEMV), rel=0.01)
+
+
+def test_a_machine_that_is_slow_in_one_format_gets_less_of_slabs_in_that_format_only():
+    both = {"products": {INT4: PRODUCTS, INT8: PRODUCTS}, "budget": 8 * GIB}
+    slow = both | {"products": {INT4: replace(PRODUCTS, gemv=GEMV / 4), INT8: PRODUCTS}}
+    machines = cluster(both, slow)
+    few = choose(CONFIG, StoredFormats.like(CONFIG, "int4"), machines, WORK).ratios
+    assert few[1] < few[0] / 2
+    assert choose(CONFIG, StoredFormats.like(CONFIG, "int8"), machines, WORK).ratios is None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int4"])
@@ -128,7 +154,11 @@ def report(tmp_path, demo):
             "host": f"host{rank}",
             "budget_bytes": GIB,
             "taken_bytes": 300 * MIB,
-            "rates": {"read": 1e9, "memory": 1e10, "vector": 1e9 if rank == 1 else 1e10, "prompt": 1e11},
+            "rates": {
+                "read": 1e9,
+                "memory": 1e10,
+                "products": {"bfloat16": {"gemv": 1e9 if rank == 1 else 1e10, "gemm": 1e11}},
+            },
         }
         for rank in range(3)
     ]
@@ -151,6 +181,14 @@ def test_split_takes_the_ratios_from_a_check(demo, report, tmp_path):
     assert said[2].startswith("tpi_mpi: with equal ratios: ")
 
 
+OF_AN_OLDER_CHECK = {
+    "host": "a",
+    "budget_bytes": GIB,
+    "taken_bytes": 300 * MIB,
+    "rates": {"read": 1e9, "memory": 1e10, "vector": 1e10, "prompt": 1e11},
+}
+
+
 def spoil(report, **changes) -> None:
     report.write_text(json.dumps(json.loads(report.read_text()) | changes))
 
@@ -162,6 +200,7 @@ def spoil(report, **changes) -> None:
         ({"hidden_size": 64}, ["--ranks", 3], "check.json is for another model (demo)"),
         ({"work": None}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
         ({"ranks": [{}, {}, {}]}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
+        ({"ranks": 3 * [OF_AN_OLDER_CHECK]}, ["--ranks", 3], "check.json is not a report of tpi_mpi.check"),
         ({}, ["--ranks", 3, "--ratios", "1,1,1"], "give either --ratios or --ratios-from"),
     ],
 )

@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from statistics import mean
 
 import numpy as np
@@ -26,13 +25,19 @@ from tpi_mpi.engine.report import (
 )
 from tpi_mpi.engine.request import Request
 from tpi_mpi.kernels.linear import open_linear
+from tpi_mpi.kernels.table import DECODE, PROMPT
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
+from tpi_mpi.measurement.format_probe import FormatProbe, formats_to_probe, probe_formats, rates_from
 from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
+from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates
 from tpi_mpi.measurement.tables import bench_table
 from tpi_mpi.weights.slab import Slab
 from tpi_mpi.weights.slab_directory import Manifest
+
+# The numbers of rows with which products are measured, besides that of a whole chunk.
+_DECODE_ROWS, _PROMPT_ROWS = (1, 2, 4, 8, 16), (64, 256)
 
 
 def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began: float) -> None:
@@ -58,15 +63,16 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         usage = engine.usage()
         traces = world.gather(rank_trace(usage, engine.trace))
         allreduce = _allreduce_seconds(engine, options)
-    own = _rank_report(slab, before, usage, tokens.sampling.max_new_tokens)
     with world.doing(lambda: "measuring its machine"):
         reads.append(slab_rate(world, slab, silence))
-        with open_linear(usage.threads, options.machine.planes) as linear:
-            rates = probes.measured_rates(world, slab, linear, mean(reads), most_rows(slab.config.hidden_size))
-    ranks = world.gather(own | {"rates": own["rates"] | asdict(rates)})
+        formats = _probed(world, slab, usage.threads, options)
+    own = _load(slab, usage, rates_from(mean(reads), formats, most_rows(slab.config.hidden_size)))
+    ranks = world.gather(_rank_report(before, usage, tokens.sampling.max_new_tokens, own))
+    kernels = world.gather([probe.to_json() for probe in formats])
     if world.is_root:
         latencies.later = decoded.later
         report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, load, ranks)
+        report |= {"main_format": str(own.layers.main_format), "kernels": _by_rank(kernels)}
         _publish(options, report | _bounds(options, engine, ranks, allreduce), traces)
 
 
@@ -89,21 +95,32 @@ def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
     engine.follow()
 
 
-def _rank_report(slab: Slab, before: RankUsage, usage: RankUsage, tokens: int) -> dict:
+def _probed(world: World, slab: Slab, threads: int, options: BenchOptions) -> list[FormatProbe]:
+    """What this rank's threads make of each format of the slabs; on all ranks together."""
+    rows = {DECODE: _DECODE_ROWS, PROMPT: sorted({*_PROMPT_ROWS, most_rows(slab.config.hidden_size)})}
+    with open_linear(threads, options.machine.planes) as linear:
+        return probe_formats(world, slab, linear, formats_to_probe(world, slab), rows)
+
+
+def _load(slab: Slab, usage: RankUsage, rates: Rates) -> RankLoad:
+    """What this rank has to do, and how fast it can."""
+    layers = slab.layers
+    head = [extent for name, extent in slab.sweep.items() if name not in layers]
+    matrices = Matrices.of(layers.values()), Matrices.of(head)
+    return RankLoad(usage.host, usage.swept_bytes, usage.streamed_bytes, *matrices, rates)
+
+
+def _by_rank(kernels: Sequence[Sequence[dict]]) -> list[dict]:
+    """The entries of all ranks as one list, each with its rank's number."""
+    return [{"rank": rank, **entry} for rank, own in enumerate(kernels) for entry in own]
+
+
+def _rank_report(before: RankUsage, usage: RankUsage, tokens: int, load: RankLoad) -> dict:
     """This rank's entry in the report. before: its usage before the first of the ``tokens`` that were timed."""
     spent = {name: usage.seconds.get(name, 0.0) - before.seconds.get(name, 0.0) for name in ACTIVITIES}
     per_token = {f"{name}_s": round(seconds / tokens, 6) for name, seconds in spent.items()}
     per_token["bytes_fetched"] = round((usage.bytes_fetched - before.bytes_fetched) / tokens)
-    elements = sum(tensor.layout.elements for extent in slab.sweep.values() for tensor in extent.tensors)
-    load = {"host": usage.host, "weights": usage.swept_bytes, "elements": elements, "streamed": usage.streamed_bytes}
-    return usage.to_json() | {"per_token": per_token, "rates": load}
-
-
-def _load(rank: dict) -> RankLoad:
-    """From one rank's entry in the report."""
-    values = dict(rank["rates"])
-    rates = Rates(**{name: values.pop(name) for name in ("read", "memory", "vector", "prompt")})
-    return RankLoad(**values, rates=rates)
+    return usage.to_json() | {"per_token": per_token, "rates": load.to_json()}
 
 
 def _allreduce_seconds(engine: Engine, options: BenchOptions) -> dict[int, float]:
@@ -114,7 +131,7 @@ def _allreduce_seconds(engine: Engine, options: BenchOptions) -> dict[int, float
 
 def _bounds(options: BenchOptions, engine: Engine, ranks: Sequence[dict], allreduce: dict[int, float]) -> dict:
     """The lower bounds, and what they were computed from besides the rates of the ranks."""
-    loads = [_load(rank) for rank in ranks]
+    loads = [RankLoad.from_json(rank["rates"]) for rank in ranks]
     blocks = 2 * engine.slab.config.num_hidden_layers - 1  # after the last one, no rank waits for the others
     adding = sum(allreduce[rows] for rows in engine.chunking.sizes(options.prompt_tokens))
     overlap = engine.chunking.overlaps(options.prompt_tokens)

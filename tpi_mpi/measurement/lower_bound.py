@@ -6,6 +6,7 @@ Reading overlaps with computing and communicating, so the longer of the two coun
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates, shared_disks
 
 
@@ -13,15 +14,33 @@ from tpi_mpi.measurement.rates import Rates, shared_disks
 class RankLoad:
     """What one rank has to do, and how fast it can.
 
-    host: where it runs. weights: bytes of all its blocks. elements: how many weights these are. streamed: bytes of the
-        blocks that are not pinned.
+    host: where it runs. weights: bytes of all its blocks. streamed: bytes of those that are not pinned.
+    layers, head: the matrices of the layers, and of the output head, which sees one row of a prompt.
     """
 
     host: str
     weights: int
-    elements: int
     streamed: int
+    layers: Matrices
+    head: Matrices
     rates: Rates
+
+    def token_seconds(self) -> float:
+        """Seconds that a token takes to compute."""
+        return self.layers.token_seconds(self.rates) + self.head.token_seconds(self.rates)
+
+    def prompt_seconds(self, tokens: int) -> float:
+        """Seconds that a prompt takes to compute."""
+        return self.layers.prompt_seconds(tokens, self.rates) + self.head.token_seconds(self.rates)
+
+    def to_json(self) -> dict:
+        amounts = {"host": self.host, "weights": self.weights, "streamed": self.streamed}
+        return amounts | {"layers": self.layers.to_json(), "head": self.head.to_json()} | self.rates.to_json()
+
+    @classmethod
+    def from_json(cls, value: dict) -> "RankLoad":
+        layers, head = (Matrices.from_json(value[name]) for name in ("layers", "head"))
+        return cls(value["host"], value["weights"], value["streamed"], layers, head, Rates.from_json(value))
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ def token_bound(ranks: Sequence[RankLoad], blocks: int, allreduce: float) -> Low
     """For one decoded token. blocks: how many are followed by an allreduce. allreduce: the seconds of each."""
     return LowerBound(
         read=_reading(ranks, [rank.streamed for rank in ranks]),
-        compute=max(rank.weights / rank.rates.vector for rank in ranks),
+        compute=max(rank.token_seconds() for rank in ranks),
         allreduce=blocks * allreduce,
         memory=max(rank.weights / rank.rates.memory for rank in ranks),
     )
@@ -68,7 +87,7 @@ def prompt_bound(
     """
     return LowerBound(
         read=_reading(ranks, [rank.weights for rank in ranks]),
-        compute=max(2 * tokens * rank.elements / rank.rates.prompt for rank in ranks),
+        compute=max(rank.prompt_seconds(tokens) for rank in ranks),
         allreduce=blocks * allreduce,
         memory=max(rank.weights / rank.rates.memory for rank in ranks),
         overlap=overlap,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates, shared_disks
 from tpi_mpi.measurement.simulator import Lane, Sweep, simulate
-from tpi_mpi.model.blocks import shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.transformer import ModelShard
@@ -37,7 +37,7 @@ class Machine:
     @classmethod
     def of(cls, rank: dict) -> "Machine":
         """From one rank's entry in the report of a check."""
-        return cls(rank["host"], rank["budget_bytes"], rank["taken_bytes"], Rates(**rank["rates"]))
+        return cls(rank["host"], rank["budget_bytes"], rank["taken_bytes"], Rates.from_json(rank["rates"]))
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,23 @@ class Shard:
 
     blocks: bytes of memory that each takes, by name. layers: those of them that every rank has, each followed by a sum
         over the ranks; the others are the output head, which rank 0 alone computes while the other ranks wait.
-    elements: how many weights the layers have. fixed: bytes of memory that the sequence takes besides weights.
+    matrices: what each block's products have to get through, by name. fixed: bytes of memory that the sequence takes
+        besides weights.
     """
 
     blocks: Mapping[str, int]
     layers: Set[str]
-    elements: int
+    matrices: Mapping[str, Matrices]
     fixed: int
 
     @classmethod
     def of(cls, slab: Slab, capacity: int, chunk: int) -> "Shard":
         """capacity, chunk: as of :class:`Work`."""
-        blocks = shard_blocks(slab.config, slab.partition, slab.rank)
-        layers = frozenset(block.name for block in blocks if block.layer is not None)
         model = ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype)
         return cls(
             blocks=slab.resident,
-            layers=layers,
-            elements=sum(tensor.layout.elements for name in layers for tensor in slab.blocks[name].tensors),
+            layers=frozenset(slab.layers),
+            matrices={name: Matrices.of([extent]) for name, extent in slab.sweep.items()},
             fixed=model.memory(capacity, chunk),
         )
 
@@ -89,10 +88,18 @@ class Shard:
     def nbytes(self) -> int:
         return sum(self.blocks.values())
 
-    @property
-    def head(self) -> int:
-        """Bytes of the output head."""
-        return sum(nbytes for name, nbytes in self.blocks.items() if name not in self.layers)
+    def token_seconds(self, rates: Rates) -> dict[str, float]:
+        """Seconds that a token takes to compute, by block."""
+        return {name: matrices.token_seconds(rates) for name, matrices in self.matrices.items()}
+
+    def prompt_seconds(self, tokens: int, rates: Rates) -> dict[str, float]:
+        """Seconds that a prompt takes to compute, by block. The output head sees only one row of it."""
+        layers = {name: self.matrices[name].prompt_seconds(tokens, rates) for name in self.layers}
+        return self.token_seconds(rates) | layers
+
+    def head_seconds(self, rates: Rates) -> float:
+        """Seconds that the output head takes to compute."""
+        return sum(seconds for name, seconds in self.token_seconds(rates).items() if name not in self.layers)
 
     def plan(self, budget: int, taken: int) -> Plan:
         """Which blocks stay in memory. Raises UserError if the budget is too small.
@@ -126,15 +133,16 @@ def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) ->
     lanes = [Lane(shard.blocks, own.pinned, own.capacity) for shard, own in zip(shards, plans, strict=True)]
     pinned = [sum(lane.blocks[name] for name in lane.pinned) for lane in lanes]
     streamed = [shard.nbytes - stays for shard, stays in zip(shards, pinned, strict=True)]
+    pairs = [(shard, machine.rates) for shard, machine in zip(shards, machines, strict=True)]
     prompt = Sweep(
         rates=_reading(machines, [shard.nbytes for shard in shards]),
-        compute=[_prompt_seconds(*rank, work) for rank in zip(shards, machines, strict=True)],
+        compute=[shard.prompt_seconds(work.prompt_tokens, rates) for shard, rates in pairs],
         sums=work.prompt_sum,
         overlap=work.overlap,
     )
     token = Sweep(
         rates=_reading(machines, streamed),
-        compute=[_token_seconds(*rank) for rank in zip(shards, machines, strict=True)],
+        compute=[shard.token_seconds(rates) for shard, rates in pairs],
         sums=work.token_sum,
     )
     ttft, *later = simulate(lanes, [prompt] + [token] * (1 + _TOKENS))
@@ -143,20 +151,6 @@ def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) ->
 
 def _reading(machines: Sequence[Machine], amounts: Sequence[int]) -> list[float]:
     return shared_disks([machine.host for machine in machines], [machine.rates for machine in machines], amounts)
-
-
-def _token_seconds(shard: Shard, machine: Machine) -> dict[str, float]:
-    """Seconds that a token takes to compute, by block."""
-    return {name: nbytes / machine.rates.vector for name, nbytes in shard.blocks.items()}
-
-
-def _prompt_seconds(shard: Shard, machine: Machine, work: Work) -> dict[str, float]:
-    """Seconds that the prompt takes to compute, by block. The output head sees only one row of it."""
-    layers = 2 * work.prompt_tokens * shard.elements / machine.rates.prompt / (shard.nbytes - shard.head)
-    return {
-        name: nbytes * layers if name in shard.layers else nbytes / machine.rates.vector
-        for name, nbytes in shard.blocks.items()
-    }
 
 
 def _plan(rank: int, shard: Shard, machine: Machine) -> Plan:

@@ -4,8 +4,7 @@ Each probe is run by all ranks at the same time, as a run uses the machine.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -14,80 +13,71 @@ import torch
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.units import MIB
-from tpi_mpi.kernels.formats import Tiled
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.table import DECODE, PROMPT
-from tpi_mpi.measurement.rates import Rates
-from tpi_mpi.weights.slab import Slab
 
-# About how long a probe takes.
-_SECONDS = 1.0
-# Bytes: more than the caches of the cores hold.
-_OUT_OF_CACHE = 96 * MIB
-# A byte of which every float and scale is a normal number, none of them large, and every code is finite.
-_FILLED_WITH = 0x3C
+OUT_OF_CACHE = 96 * MIB
+"""Bytes: more than the caches of the cores hold."""
+
+# About how long a probe takes: of what a rank does alone, of which there are many; and of what all do together.
+_SECONDS, _SECONDS_TOGETHER = 0.15, 1.0
+# How often ranks do something together, at least and at most.
+_LEAST, _MOST = 20, 200
 
 
-def memory_rate(world: World) -> float:
+def memory_rate(world: World, linear: Linear) -> float:
     """Bytes per second at which this rank's threads read memory."""
-    values = torch.ones(_OUT_OF_CACHE // 4)
-    return _OUT_OF_CACHE / _repeat(world, values.sum)
+    words = np.ones(OUT_OF_CACHE // 8, np.int64)
+    linear.read(words[:1])  # loads the code
+    return words.nbytes / _seconds(world, lambda: linear.read(words))
 
 
-def gemv_rate(world: World, slab: Slab, linear: Linear) -> float:
-    """The GEMV rate: bytes of weights per second that are multiplied with one row, in the shapes of the first layer."""
-    weights = _weights(slab)
-    states = {weight.shape[1]: torch.ones(1, weight.shape[1]) for weight in weights}
-    nbytes = sum(weight.nbytes for weight in weights)
-    return nbytes / _repeat(world, lambda: [linear(states[weight.shape[1]], weight, DECODE) for weight in weights])
+def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operand]], rows: int) -> float:
+    """Bytes of weights and scales per second in products with ``rows`` rows, as in decoding.
+
+    matrices: those that the same states are multiplied with, together; more bytes than caches hold.
+    """
+    states = {columns: torch.ones(rows, columns) for columns in {alike[0].shape[1] for alike in matrices}}
+    nbytes = sum(operand.nbytes for alike in matrices for operand in alike)
+
+    def multiply(some: Sequence[Sequence[Operand]]) -> None:
+        for alike in some:
+            linear.several(states[alike[0].shape[1]], alike, DECODE)
+
+    multiply(matrices[:1])  # loads the code
+    return nbytes / _seconds(world, lambda: multiply(matrices))
 
 
-def gemm_rate(world: World, slab: Slab, linear: Linear, rows: int) -> float:
-    """The GEMM rate: floating-point operations per second, in matrix products with ``rows`` rows."""
-    weights = _weights(slab)[:8]
-    states = {weight.shape[1]: torch.ones(rows, weight.shape[1]) for weight in weights}
-    operations = 2 * rows * sum(weight.layout.elements for weight in weights)
-    return operations / _repeat(world, lambda: [linear(states[weight.shape[1]], weight, PROMPT) for weight in weights])
-
-
-def _weights(slab: Slab) -> list[Operand]:
-    """Matrices in the layouts of a layer, more than caches hold: small ones several times, of large ones some rows."""
-    layouts = [tensor.layout for block in slab.first_layer for tensor in block.tensors]
-    layouts = [layout for layout in layouts if isinstance(layout, Tiled)]
-    total = sum(layout.nbytes for layout in layouts)
-    copies, part = max(1, -(-_OUT_OF_CACHE // total)), min(1.0, 2 * _OUT_OF_CACHE / total)
-    cut = [replace(layout, rows=max(1, int(part * layout.rows))) for layout in layouts]
-    return [_operand(layout) for _ in range(copies) for layout in cut]
-
-
-def _operand(layout: Tiled) -> Operand:
-    """One with all weights alike and finite; kernels take the same time for any."""
-    parts = [np.full(part.nbytes, _FILLED_WITH, np.uint8).view(part.dtype) for part in layout.parts]
-    return Operand(layout, [part.reshape(like.shape) for part, like in zip(parts, layout.parts, strict=True)])
+def prompt_rate(world: World, linear: Linear, operand: Operand, rows: int) -> float:
+    """Floating-point operations per second in products with ``rows`` rows, as in a prompt."""
+    states = torch.ones(rows, operand.shape[1])
+    return 2 * rows * operand.layout.elements / _seconds(world, lambda: linear(states, operand, PROMPT))
 
 
 def allreduce_seconds(world: World, allreduce: Allreduce, rows: int, width: int) -> float:
-    """Seconds that one sum of partials (rows, width) over all ranks takes."""
+    """Seconds that one sum of partials (rows, width) over all ranks takes, as often as rank 0 has time for it."""
     partial = torch.ones(rows, width)
-    return _repeat(world, lambda: allreduce.sum(partial), least=20)
-
-
-def measured_rates(world: World, slab: Slab, linear: Linear, read: float | None, rows: int) -> Rates:
-    """All rates of this rank. read: that of its disk, measured before; or None. rows: tokens in a chunk of a prompt."""
-    return Rates(read, memory_rate(world), gemv_rate(world, slab, linear), gemm_rate(world, slab, linear, rows))
-
-
-def _repeat(world: World, work: Callable[[], object], least: int = 3) -> float:
-    """The median seconds of work that all ranks do together, repeated as often as rank 0 has time for."""
-    work()
+    allreduce.sum(partial)
     world.barrier()
+    once = _timed(lambda: allreduce.sum(partial))
+    times = world.broadcast(max(_LEAST, min(_MOST, int(_SECONDS_TOGETHER / (once + 1e-6)))))
+    return median(_timed(lambda: allreduce.sum(partial)) for _ in range(times))
+
+
+def _seconds(world: World, work: Callable[[], object]) -> float:
+    """The median seconds of work that each rank repeats until its time is up.
+
+    The first time, after which all buffers exist, counts only if it is the only one.
+    """
+    world.barrier()
+    end, taken = time.perf_counter() + _SECONDS, []
+    while not taken or time.perf_counter() < end:
+        taken.append(_timed(work))
+    return median(taken[1:] or taken)
+
+
+def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
-    times = world.broadcast(max(least, min(200, int(_SECONDS / (time.perf_counter() - began + 1e-6)))))
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+    return time.perf_counter() - began

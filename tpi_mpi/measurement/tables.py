@@ -8,6 +8,7 @@ _BENCH_RANK = (
     *("rank", "host", "threads", "disk", "memory", "GEMV", "pinned", "streamed", "fetched"),
     *("stall", "compute", "allreduce", "peak", "budget"),
 )
+_BENCH_KERNEL = ("rank", "format", "memory", "1 row", *("2", "4", "8", "16"), "1 row/memory", "64 rows", "256")
 _BENCH_TIME = ("", "measured", "lower bound", "ratio", "reading", "computing", "allreduces", "memory alone")
 _CHECK_RANK = (
     *("rank", "host", "tpi_mpi", "python", "torch", "mpi4py", "MPI", "threads", "slab", "shard", "free", "budget"),
@@ -28,19 +29,40 @@ def bench_table(report: dict) -> Iterator[str]:
         f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}, "
         f"a prompt of {report['prompt_tokens']} tokens, then one token at a time"
     )
-    yield from aligned([_BENCH_RANK, *map(_bench_rank, report["ranks"])])
+    yield from aligned([_BENCH_RANK, *(_bench_rank(rank, report["main_format"]) for rank in report["ranks"])])
+    yield ""
+    yield from _kernels(report["kernels"])
     yield ""
     measured = {"ttft": report["ttft_s"], "tpot": report["tpot_s"]["median"]}
     yield from aligned([_BENCH_TIME, *(_bench_times(report, name, seconds) for name, seconds in measured.items())])
 
 
-def _bench_rank(rank: dict) -> Sequence[str]:
+def _kernels(entries: Sequence[dict]) -> Iterator[str]:
+    """A line for each rank and format, and then the kernels that were chosen."""
+    yield "GB/s of weights that are multiplied with 1 to 16 rows; billions of operations per second with 64 and 256"
+    yield from aligned([_BENCH_KERNEL, *map(_bench_kernel, entries)])
+    yield from dict.fromkeys(kernel for entry in entries for kernel in entry["kernels"])
+
+
+def _bench_kernel(entry: dict) -> Sequence[str]:
+    decode, prompt = entry["decode"], entry["prompt"]
+    return (
+        str(entry["rank"]),
+        entry["format"],
+        *(f"{rate / 1e9:.2f}" for rate in (entry["memory"], *decode.values())),
+        f"{decode['1'] / entry['memory']:.2f}",
+        *(f"{prompt[rows] / 1e9:.1f}" for rows in ("64", "256")),
+    )
+
+
+def _bench_rank(rank: dict, main: str) -> Sequence[str]:
+    """main: the format whose GEMV rate is shown."""
     rates, token = rank["rates"], rank["per_token"]
     return (
         str(rank["rank"]),
         rank["host"],
         str(rank["threads"]),
-        *(show_rate(rates[name]) for name in ("read", "memory", "vector")),
+        *(show_rate(rate) for rate in (rates["read"], rates["memory"], rates["products"][main]["gemv"])),
         format_size(rates["weights"] - rates["streamed"]),
         format_size(rates["streamed"]),
         format_size(token["bytes_fetched"]),
@@ -60,12 +82,13 @@ def _bench_times(report: dict, name: str, measured: float) -> Sequence[str]:
 def check_table(report: dict) -> Iterator[str]:
     """The report of tpi_mpi.check, as lines."""
     yield f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}"
-    yield from aligned([_CHECK_RANK, *map(_check_rank, report["ranks"])])
+    yield from aligned([_CHECK_RANK, *(_check_rank(rank, report["main_format"]) for rank in report["ranks"])])
     yield ""
     yield _expected(report)
 
 
-def _check_rank(rank: dict) -> Sequence[str]:
+def _check_rank(rank: dict, main: str) -> Sequence[str]:
+    """main: the format whose GEMV rate is shown."""
     rates, link = rank["rates"], rank["link"]
     return (
         str(rank["rank"]),
@@ -74,7 +97,9 @@ def _check_rank(rank: dict) -> Sequence[str]:
         f"{rank['threads']} of {rank['cores']}",
         rank["slab"]["state"],
         *(format_size(rank[f"{name}_bytes"]) for name in ("shard", "free", "budget")),
-        *(show_rate(rates[name]) if rates[name] else "-" for name in ("read", "memory", "vector")),
+        show_rate(rates["read"]) if rates["read"] else "-",
+        show_rate(rates["memory"]),
+        show_rate(rates["products"][main]["gemv"]),
         show_seconds(link["latency_s"]) if link else "-",
         f"{link['bandwidth'] / 1e6:.1f} MB/s" if link else "-",
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 
 import torch
 
@@ -14,16 +13,22 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.engine.chunking import Chunking
-from tpi_mpi.engine.warmup import warm_up
+from tpi_mpi.engine.warmup import prepare_kernels, warm_up
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import open_linear
+from tpi_mpi.kernels.table import DECODE, PROMPT
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
+from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from
 from tpi_mpi.measurement.performance_model import Shard, Work
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.preflight.target import Target
 from tpi_mpi.preflight.versions import versions
 from tpi_mpi.weights.slab import planned_slab
 from tpi_mpi.weights.slab_directory import own_slab, slab_path
+
+# Formats that are measured besides those of the slabs: these may be split again, in another format.
+_COMMON_FORMATS = (Format("bfloat16"), Format.of("int8"), Format.of("int4"))
 
 
 class RankCheck:
@@ -73,16 +78,19 @@ class RankCheck:
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
         machine, slab = self.options.machine, self.slab
-        self.linear = open_linear(self.threads, machine.planes)
         make = ALGORITHMS[machine.allreduce]
-        self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
-        model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
-        warm_up(slab, model, self.allreduce, self.chunking.most)
+        with ExitStack() as stack:
+            self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
+            self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
+            stack.callback(self.allreduce.free)
+            prepare_kernels(self.world, slab, self.linear)
+            model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
+            warm_up(slab, model, self.allreduce, self.chunking.most)
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(self, *exception) -> None:
-        self.linear.__exit__(*exception)
-        self.allreduce.free()
+        self._resources.__exit__(*exception)
 
     def report(self) -> dict:
         """This rank's entry in the report, including the problems that come to light meanwhile."""
@@ -115,11 +123,13 @@ class RankCheck:
             "shard_bytes": shard.nbytes,
         }
 
-    def _rates(self) -> dict[str, float | None]:
+    def _rates(self) -> dict:
         with self._readable() as readable:
             read = read_rate(self.world, readable, self.options.deadline.silence)
-        rows = self.chunking.sizes(self.options.prompt_tokens)[0]
-        return asdict(probes.measured_rates(self.world, self.slab, self.linear, read, rows))
+        chunk = self.chunking.sizes(self.options.prompt_tokens)[0]
+        formats = formats_to_probe(self.world, self.slab, _COMMON_FORMATS)
+        found = probe_formats(self.world, self.slab, self.linear, formats, {DECODE: [1], PROMPT: [chunk]})
+        return rates_from(read, found, chunk).to_json()
 
     @contextmanager
     def _readable(self) -> Iterator[Readable | None]:

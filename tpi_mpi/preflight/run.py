@@ -10,6 +10,7 @@ from tpi_mpi.comm.world import Stopped, World
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.engine.report import write_outputs
+from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards
 from tpi_mpi.measurement.tables import check_table
 from tpi_mpi.preflight.diagnosis import notes, problems
@@ -38,6 +39,7 @@ def _report(own: RankCheck, ranks: list[dict], links: Sequence[Link], sums: dict
     return {
         "model": target.model,
         "dtype": target.dtype,
+        "main_format": str(Matrices.of(own.slab.layers.values()).main_format),
         "hidden_size": target.config.hidden_size,
         "num_hidden_layers": target.config.num_hidden_layers,
         "world_size": len(ranks),

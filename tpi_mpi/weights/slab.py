@@ -109,6 +109,12 @@ class Slab:
         return tuple(self.blocks[block.name] for block in blocks if block.layer == 0)
 
     @property
+    def layers(self) -> Mapping[str, BlockExtent]:
+        """The blocks of a sweep that every rank has; what else rank 0 has of it is the output head."""
+        blocks = shard_blocks(self.config, self.partition, self.rank)
+        return {block.name: self.blocks[block.name] for block in blocks if block.layer is not None}
+
+    @property
     def matrices(self) -> Sequence[Tiled]:
         """The different layouts of the matrices of a sweep."""
         layouts = (tensor.layout for extent in self.sweep.values() for tensor in extent.tensors)

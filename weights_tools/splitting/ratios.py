@@ -143,7 +143,7 @@ def _try(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Pre
 
 
 def _abilities(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> list[Ability]:
-    head = given[0].head / machines[0].rates.vector  # seconds for which all others wait
+    head = given[0].head_seconds(machines[0].rates)  # for which all others wait
     return [
         _ability(shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0))
         for rank, (shard, machine) in enumerate(zip(given, machines, strict=True))
@@ -156,7 +156,7 @@ def _ability(shard: Shard, machine: Machine, idle: float) -> Ability:
         room=room,
         window=2 * largest,
         read=machine.rates.read,
-        gemv=machine.rates.vector,
+        gemv=shard.nbytes / sum(shard.token_seconds(machine.rates).values()),
         idle=idle,
         most=shard.nbytes * room / largest,
     )
