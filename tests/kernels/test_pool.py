@@ -55,6 +55,15 @@ def test_closing_ends_the_threads():
     assert threading.active_count() == before
 
 
+def test_closing_repeats_no_job():
+    kernel, counts = kernel_address(count_items), np.zeros(64, np.int64)
+    for _ in range(100):
+        with Pool(3) as pool:
+            for _ in range(16):  # more than there are places for
+                run(pool.control, kernel, counts.ctypes.data, 64, 1)
+    assert (counts == 1600).all()
+
+
 def test_a_pool_with_fewer_active_threads_still_does_everything():
     kernel, counts = kernel_address(count_items), np.zeros(100, np.int64)
     with Pool(3) as pool:

@@ -157,11 +157,16 @@ def _activate(control, workers):
 
 @compiled
 def _stop(control):
-    """Ends the workers: changes what they wait for, and wakes them."""
+    """Ends the workers: changes what they wait for, and wakes them.
+
+    One that is not asleep takes the new ticket for a job: an empty one, not the old one in whose place it would be.
+    """
     store(control + _STOPPED, 1)
     store(control + _ACTIVE, _EVERYONE)
     wake(control + _ACTIVE, _EVERYONE)
-    store(control + _TICKET, ((load(control + _TICKET) >> 32) + 1) << 32)
+    number = (load(control + _TICKET) >> 32) + 1
+    store(control + _JOBS + _JOB_BYTES * (number & 7) + 16, 0)
+    store(control + _TICKET, number << 32)
     wake(control + _TICKET + 4, _EVERYONE)
 
 
