@@ -8,7 +8,7 @@ import pytest
 
 from tpi_mpi.kernels.compiled.jit import kernel_address
 from tpi_mpi.kernels.compiled.memory import array_at
-from tpi_mpi.kernels.compiled.pool import Patience, Pool, run
+from tpi_mpi.kernels.compiled.pool import Pool, ThreadCount, run
 
 MILLISECOND = 1_000_000
 
@@ -43,7 +43,7 @@ def test_idle_workers_use_no_core():
         time.sleep(0.05)
         before = time.process_time()
         time.sleep(0.3)
-        assert time.process_time() - before < 0.1
+        assert time.process_time() - before < 0.02
 
 
 def test_closing_ends_the_threads():
@@ -75,22 +75,22 @@ def test_a_pool_with_fewer_active_threads_still_does_everything():
 
 
 def test_long_waits_cost_a_thread_and_it_comes_back_later():
-    patience = Patience(3)
-    assert patience.threads(90 * MILLISECOND, 10 * MILLISECOND, 0.0) == 3
-    assert patience.threads(50 * MILLISECOND, 50 * MILLISECOND, 1.0) == 2
-    assert patience.threads(50 * MILLISECOND, 50 * MILLISECOND, 1.1) == 1
-    assert patience.threads(100 * MILLISECOND, 0, 1.2) == 1
-    assert patience.threads(100 * MILLISECOND, 0, 2.0) == 2
-    assert patience.threads(100 * MILLISECOND, 0, 2.1) == 3
+    count = ThreadCount(3)
+    assert count.threads(90 * MILLISECOND, 10 * MILLISECOND, 0.0) == 3
+    assert count.threads(50 * MILLISECOND, 50 * MILLISECOND, 1.0) == 2
+    assert count.threads(50 * MILLISECOND, 50 * MILLISECOND, 1.1) == 1
+    assert count.threads(100 * MILLISECOND, 0, 1.2) == 1
+    assert count.threads(100 * MILLISECOND, 0, 2.0) == 2
+    assert count.threads(100 * MILLISECOND, 0, 2.1) == 3
 
 
 def test_the_pause_doubles_while_the_core_stays_lost():
-    patience, now, lost = Patience(2), 0.0, []
+    count, now, lost = ThreadCount(2), 0.0, []
     while now < 20:
-        busy = patience.threads(50 * MILLISECOND, 50 * MILLISECOND, now)
+        busy = count.threads(50 * MILLISECOND, 50 * MILLISECOND, now)
         if busy == 1 and (not lost or lost[-1][1]):
             lost.append((now, False))
-        again = patience.threads(100 * MILLISECOND, 0, now)
+        again = count.threads(100 * MILLISECOND, 0, now)
         if again == 2 and lost and not lost[-1][1]:
             lost[-1] = (lost[-1][0], True)
         now += 0.05
@@ -99,5 +99,5 @@ def test_the_pause_doubles_while_the_core_stays_lost():
 
 
 def test_short_work_is_not_judged():
-    patience = Patience(2)
-    assert patience.threads(1000, 9000, 0.0) == 2
+    count = ThreadCount(2)
+    assert count.threads(1000, 9000, 0.0) == 2

@@ -12,7 +12,6 @@ a chunk, for which the caller then waits; when such waits grow, the pool does wi
 import atexit
 import threading
 import time
-import weakref
 
 import numpy as np
 
@@ -20,12 +19,14 @@ from tpi_mpi.kernels.compiled.atomics import add, call, load, nanoseconds, pause
 from tpi_mpi.kernels.compiled.jit import compiled
 
 # Where the numbers of the control block lie, in bytes; those that different threads write are on different cache lines.
-_TICKET, _DONE, _SLEEPING, _STOPPED, _ACTIVE, _WAITED, _WORKED, _JOBS = 0, 64, 128, 192, 200, 256, 264, 320
+_TICKET, _DONE, _SLEEPING, _STOPPED, _ACTIVE, _BUSY, _WAITED, _WORKED, _JOBS = 0, 64, 128, 192, 200, 256, 264, 272, 320
 _JOB_BYTES = 64  # kernel, arguments, items, items in a chunk
 _SIZE = _JOBS + 8 * _JOB_BYTES
 
-# How often a worker looks for a job before it sleeps, and the caller for the end of one before it yields its core.
-_WORKER_LOOKS, _CALLER_LOOKS = 1200, 2000
+# Nanoseconds for which a worker looks for a job before it sleeps, and the caller for the end of one before it yields
+# its core; and how many looks there are between two at the clock.
+_PATIENCE, _LOOKS = 50_000, 32
+_EVERYONE = 1 << 30
 
 
 @compiled
@@ -37,7 +38,8 @@ def _take_chunks(control):
         job = control + _JOBS + _JOB_BYTES * (number & 7)
         kernel, arguments, items, together = load(job), load(job + 8), load(job + 16), load(job + 24)
         first = chunk * together
-        # If the job was over before these were read, its place may have been given to a later one.
+        # A job with a chunk left cannot end before that is done, so its place is ours. Only one whose chunks are all
+        # taken may be over, and its place written anew while it was read; then the ticket has another number.
         if load(control + _TICKET) >> 32 != number or first >= items:
             return number
         stop = min(first + together, items)
@@ -47,23 +49,34 @@ def _take_chunks(control):
 
 @compiled
 def _work(control, index):
-    """What a worker does until the pool is closed."""
+    """What a worker does until the pool is closed. seen: the number of the last job that it has looked into."""
     seen = 0
     while load(control + _STOPPED) == 0:
         active = load(control + _ACTIVE)
         if index >= active:
             sleep_while(control + _ACTIVE, active)
             continue
-        looks = 0
-        while load(control + _TICKET) >> 32 == seen and looks < _WORKER_LOOKS:
-            looks += 1
-            pause()
+        _watch(control + _TICKET, seen << 32, (seen + 1) << 32)
+        if load(control + _STOPPED) != 0:
+            return
         if load(control + _TICKET) >> 32 == seen:
             add(control + _SLEEPING, 1)
             sleep_while(control + _TICKET + 4, seen & 0xFFFFFFFF)
             add(control + _SLEEPING, -1)
         else:
             seen = _take_chunks(control)
+
+
+@compiled
+def _watch(address, first, last):
+    """Looks at a number while it is from ``first`` up to ``last``, for a short time; returns whether it still is."""
+    began = nanoseconds()
+    while nanoseconds() - began < _PATIENCE:
+        for _ in range(_LOOKS):
+            if not first <= load(address) < last:
+                return False
+            pause()
+    return True
 
 
 @compiled
@@ -76,6 +89,7 @@ def run(control, kernel, arguments, items, together):
         call(kernel, 0, items, arguments)
         return
     began = nanoseconds()
+    store(control + _BUSY, 1)
     number = (load(control + _TICKET) >> 32) + 1
     job = control + _JOBS + _JOB_BYTES * (number & 7)
     store(job, kernel)
@@ -85,16 +99,13 @@ def run(control, kernel, arguments, items, together):
     store(control + _DONE, 0)
     store(control + _TICKET, number << 32)
     if load(control + _SLEEPING) > 0:
-        wake(control + _TICKET + 4, load(control + _ACTIVE))
+        wake(control + _TICKET + 4, _EVERYONE)
     _take_chunks(control)
     finished = nanoseconds()
-    looks = 0
-    while load(control + _DONE) < items:
-        looks += 1
-        if looks < _CALLER_LOOKS:
-            pause()
-        else:
+    if _watch(control + _DONE, 0, items):
+        while load(control + _DONE) < items:
             yield_core()
+    store(control + _BUSY, 0)
     store(control + _WAITED, load(control + _WAITED) + nanoseconds() - finished)
     store(control + _WORKED, load(control + _WORKED) + finished - began)
 
@@ -110,15 +121,19 @@ class Pool:
         self.control = -(-self._shared.ctypes.data // 64) * 64
         self._words = self._shared[(self.control - self._shared.ctypes.data) // 8 :]
         self.threads = threads
-        self._patience = Patience(threads)
+        self._count = ThreadCount(threads)
         self.use(threads)
         self._workers = [
             threading.Thread(target=_work, args=(self.control, index), name=f"kernel {index}", daemon=True)
             for index in range(threads - 1)
         ]
-        for worker in self._workers:
-            worker.start()
         _OPEN.add(self)
+        try:
+            for worker in self._workers:
+                worker.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "Pool":
         return self
@@ -127,25 +142,26 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """Ends the threads; may be called more than once."""
-        while any(worker.is_alive() for worker in self._workers):
-            _stop(self.control)
+        """Ends the threads, once a job that another thread runs is over; may be called more than once."""
+        while self._words[_BUSY // 8]:
             time.sleep(1e-4)
+        _stop(self.control)
+        for worker in self._workers:
+            if worker.ident is not None:  # it has been started
+                worker.join()
         self._workers = []
+        _OPEN.discard(self)
 
     def adapt(self) -> None:
         """Uses fewer threads where other programs keep them from their cores, and all of them again later."""
         worked, waited = int(self._words[_WORKED // 8]), int(self._words[_WAITED // 8])
         self._words[_WORKED // 8] = self._words[_WAITED // 8] = 0
-        self.use(self._patience.threads(worked, waited, time.monotonic()))
+        self.use(self._count.threads(worked, waited, time.monotonic()))
 
     def use(self, threads: int) -> None:
         """Has this many threads work, the caller's included; the others sleep."""
         if threads - 1 != self._words[_ACTIVE // 8]:
             _activate(self.control, threads - 1)
-
-
-_EVERYONE = 1 << 30
 
 
 @compiled
@@ -159,7 +175,7 @@ def _activate(control, workers):
 def _stop(control):
     """Ends the workers: changes what they wait for, and wakes them.
 
-    One that is not asleep takes the new ticket for a job: an empty one, not the old one in whose place it would be.
+    One that still looks for chunks takes the new ticket for a job: an empty one, not the old one in whose place it is.
     """
     store(control + _STOPPED, 1)
     store(control + _ACTIVE, _EVERYONE)
@@ -170,7 +186,7 @@ def _stop(control):
     wake(control + _TICKET + 4, _EVERYONE)
 
 
-class Patience:
+class ThreadCount:
     """Decides how many threads to use, from how long the caller waited for the others.
 
     A thread too many costs a wait of milliseconds each time that another program takes its core; one too few costs only
@@ -202,7 +218,7 @@ class Patience:
         return self._used
 
 
-_OPEN: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+_OPEN: set[Pool] = set()
 
 
 @atexit.register
