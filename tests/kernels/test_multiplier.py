@@ -136,3 +136,11 @@ def test_the_same_product_with_other_lengths_and_other_weights(multiply):
         for operand in operands:
             expected = slow(rows[:count], operand, DECODE)
             assert torch.allclose(multiply(rows[:count], operand, DECODE), expected, atol=0.2)
+
+
+def test_states_of_another_width_or_type_are_a_mistake(multiply):
+    operand = random_operand(Tiled(Format.of("int4"), 16, 64))
+    with pytest.raises(AssertionError, match="states of 32 inputs"):
+        multiply(states(1, 32), operand, DECODE)
+    with pytest.raises(AssertionError, match="not float32"):
+        multiply(states(1, 64).double(), operand, DECODE)

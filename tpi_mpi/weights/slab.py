@@ -7,6 +7,7 @@ descriptor (:mod:`tpi_mpi.weights.mapping`), because HDF5 serialises its calls o
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -160,11 +161,20 @@ def planned_slab(config: ModelConfig, partition: Partition, rank: int, formats: 
 
 
 def layout_of(spec: TensorSpec, format: Format, partition: Partition, rank: int) -> Layout:
-    """How the rank's shard of a tensor is stored; the rank must hold one."""
+    """How the rank's shard of a tensor is stored; the rank must hold one.
+
+    Equal layouts are one object, by which products that have been prepared are found again in every layer.
+    """
     shape, (start, stop) = spec.shard_shape(partition, rank), spec.shard(partition, rank)
     if not spec.multiplied:
-        return Plain(format.dtype, shape)
-    return Tiled.cut(format, shape[0], start, stop) if spec.axis == 1 else Tiled(format, *shape)
+        return _one(Plain(format.dtype, shape))
+    return _one(Tiled.cut(format, shape[0], start, stop) if spec.axis == 1 else Tiled(format, *shape))
+
+
+@cache
+def _one(layout: Layout) -> Layout:
+    """The first of all equal layouts."""
+    return layout
 
 
 def formats_of(slab: Slab) -> StoredFormats:

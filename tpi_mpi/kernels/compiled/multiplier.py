@@ -90,7 +90,7 @@ class Multiplier:
         return list({self.kernel(layout, work): None for layout in layouts for work in (DECODE, PROMPT)})
 
     def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
-        key = (len(rows), work, *[id(operand.layout) for operand in operands])
+        key = (rows.shape, rows.dtype, work, *[id(operand.layout) for operand in operands])
         plan = self._plans.get(key) or self._planned(key, [operand.layout for operand in operands], work)
         if plan.kernel is None:
             return [self(rows, operand, work) for operand in operands]
@@ -109,8 +109,11 @@ class Multiplier:
     def _planned(self, key: tuple, layouts: Sequence[Tiled], work: str) -> _Plan:
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        alike = len({(layout.format, layout.columns, layout.lead) for layout in layouts}) == 1
-        plan = self._plan(key[0], layouts, work) if alike else _Plan(layouts)
+        (rows, width), dtype = key[:2]
+        assert dtype == torch.float32, f"states are {dtype}, not float32"
+        assert {layout.columns for layout in layouts} == {width}, f"states of {width} inputs for {layouts}"
+        alike = len({(layout.format, layout.lead) for layout in layouts}) == 1
+        plan = self._plan(rows, layouts, work) if alike else _Plan(layouts)
         self._plans[key] = plan
         return plan
 
