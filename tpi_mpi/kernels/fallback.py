@@ -17,6 +17,8 @@ _TILES = 32
 class Fallback:
     """Multiplies states with operands, slowly and obviously: see :class:`tpi_mpi.kernels.linear.Linear`."""
 
+    token = None
+
     def __enter__(self) -> "Fallback":
         return self
 

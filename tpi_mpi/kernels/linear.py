@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,11 @@ class Linear(Protocol, AbstractContextManager):
 
     Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many, within
     one kind of work: :data:`tpi_mpi.kernels.table.DECODE` or PROMPT.
+
+    token: a token's norms and attention, compiled: :mod:`tpi_mpi.kernels.compiled.token`; None without kernels.
     """
+
+    token: ModuleType | None
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         """States (M, K) in float32 times the transpose of the operand (N, K): (M, N) in float32."""

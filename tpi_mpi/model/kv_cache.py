@@ -11,6 +11,7 @@ class KVCache:
 
     def __init__(self, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype):
         self._states = torch.empty(layers, 2, kv_heads, capacity, head_dim, dtype=dtype)
+        self._layers = [(keys, values) for keys, values in self._states]
 
     @staticmethod
     def size(layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -22,6 +23,10 @@ class KVCache:
         stop = start + keys.shape[1]
         self._states[layer, 0, :, start:stop] = keys
         self._states[layer, 1, :, start:stop] = values
+
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, each (KV, capacity, head_dim), at all positions, written or not."""
+        return self._layers[layer]
 
     def read(self, layer: int, first: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (KV, stop - first, head_dim), of the positions from ``first`` up to ``stop``."""

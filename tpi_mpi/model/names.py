@@ -1,5 +1,7 @@
 """Hugging Face's names of a model's modules and their tensors, spelled out nowhere else."""
 
+from functools import cache
+
 ATTENTION_NORM = "input_layernorm"
 Q_PROJ, K_PROJ, V_PROJ, O_PROJ = "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
 Q_NORM, K_NORM = "self_attn.q_norm", "self_attn.k_norm"
@@ -12,9 +14,11 @@ FUSED_GATE_UP = "mlp.gate_up_proj"
 EMBED_TOKENS, FINAL_NORM, LM_HEAD = "embed_tokens", "norm", "lm_head"
 
 
+@cache
 def weight_of(module: str) -> str:
     return f"{module}.weight"
 
 
+@cache
 def bias_of(module: str) -> str:
     return f"{module}.bias"

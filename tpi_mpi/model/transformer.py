@@ -109,25 +109,32 @@ class ModelShard:
         """
         states = self._normalise(weights, names.ATTENTION_NORM, hidden)
         modules = names.Q_PROJ, names.K_PROJ, names.V_PROJ
-        queries, keys, values = map(self._heads, self._project_all(weights, modules, states, span.work))
-        queries, keys = self._normalise_heads(weights, queries, keys)
+        projected = self._project_all(weights, modules, states, span.work)
+        queries, keys, values = (own.view(len(hidden), -1, self.config.head_dim) for own in projected)  # (T, heads, ..)
+        if self.config.family.qk_norm:
+            queries, keys = (
+                self._normalise(weights, names.Q_NORM, queries),
+                self._normalise(weights, names.K_NORM, keys),
+            )
+        attend = self._attend_many if self.linear.token is None or span.count > 1 else self._attend_one
+        mixed = attend(queries, keys, values, layer, span, cache)
+        return self._project(weights, names.O_PROJ, mixed, span.work)
+
+    def _attend_many(self, queries, keys, values, layer: int, span: Span, cache: KVCache) -> torch.Tensor:
+        """Attention of the positions of a span, (T, heads * head_dim); the span's keys and values join the cache."""
+        queries, keys, values = (own.transpose(0, 1) for own in (queries, keys, values))
         cache.append(layer, span.start, rotate(keys, span.cos, span.sin), values)
         window = self.config.sliding_windows[layer]
         seen = cache.read(layer, span.first_key(window), span.stop)
         queries = rotate(queries, span.cos, span.sin)
         mixed = attention(queries, *seen, self.heads_per_kv, self.first_head, span.mask(window))  # (H, T, head_dim)
-        return self._project(weights, names.O_PROJ, mixed.transpose(0, 1).flatten(1), span.work)
+        return mixed.transpose(0, 1).flatten(1)
 
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        """Queries, keys or values (T, heads * head_dim) as (heads, T, head_dim)."""
-        return projected.view(len(projected), -1, self.config.head_dim).transpose(0, 1)
-
-    def _normalise_heads(
-        self, weights: Weights, queries: torch.Tensor, keys: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.config.family.qk_norm:
-            return queries, keys
-        return self._normalise(weights, names.Q_NORM, queries), self._normalise(weights, names.K_NORM, keys)
+    def _attend_one(self, queries, keys, values, layer: int, span: Span, cache: KVCache) -> torch.Tensor:
+        """The same for a single position, compiled."""
+        positions = span.first_key(self.config.sliding_windows[layer]), span.start
+        angles, heads = (span.cos, span.sin), (self.first_head, self.heads_per_kv)
+        return self.linear.token.attention(queries, keys, values, angles, cache.layer(layer), positions, heads)
 
     def feed_forward(self, weights: Weights, hidden: torch.Tensor, work: str) -> torch.Tensor:
         """The partial of a feed-forward block, from hidden states (T, hidden_size). work: DECODE or PROMPT."""
@@ -144,7 +151,8 @@ class ModelShard:
         return self._project(weights, names.LM_HEAD, states, DECODE)
 
     def _normalise(self, weights: Weights, module: str, states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(states, weights[names.weight_of(module)], self.config.rms_norm_eps)
+        norm = rms_norm if self.linear.token is None else self.linear.token.normalise
+        return norm(states, weights[names.weight_of(module)], self.config.rms_norm_eps)
 
     def _project(self, weights: Weights, module: str, states: torch.Tensor, work: str) -> torch.Tensor:
         return self._project_all(weights, (module,), states, work)[0]

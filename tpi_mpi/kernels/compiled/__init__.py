@@ -7,5 +7,7 @@ pool        the threads
 states      states in the order that kernels read
 product     tiles of weights times packs of states
 reading     memory read for its rate
+pieces      norms and attention, for one token
+token       the same for tensors
 multiplier  products, prepared once and run on the threads
 """

@@ -24,6 +24,12 @@ def compiled(function: Callable) -> Callable:
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
+def reordering(function: Callable) -> Callable:
+    """The same, with sums in whatever order is fast: always the same one, but not that of the source."""
+    _prepare()
+    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
+
+
 def kernel_address(function: Callable) -> int:
     """Compiles what the pool is to run, and returns its address; it must stay referenced. See :data:`KERNEL`."""
     _prepare()

@@ -1,4 +1,4 @@
-"""Arrays over memory that compiled functions know by its address."""
+"""Arrays over memory that compiled functions know by its address, and float16, which Numba has on no CPU."""
 
 from llvmlite import ir
 from numba import carray, types
@@ -19,3 +19,13 @@ def _pointer(typing, address):
 def array_at(address, count, dtype):
     """``count`` numbers of a type from an address on."""
     return carray(_pointer(address), (count,), dtype)
+
+
+@intrinsic
+def half_bits(typing, value):
+    """The bits of the nearest float16."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), emit

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from tpi_mpi.kernels.compiled import product, reading, states
+from tpi_mpi.kernels.compiled import token as compiled_token
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, TILES_BEFORE
 from tpi_mpi.kernels.compiled.states import ARGUMENTS
@@ -50,6 +51,8 @@ class Multiplier:
     threads: that compute, the caller's included. planes: bytes of a state where weights are multiplied as integers: 2
         for results as good as exact ones, 1 for speed.
     """
+
+    token = compiled_token
 
     def __init__(self, threads: int, planes: int):
         self.pool = Pool(threads)

@@ -64,7 +64,7 @@ def order_floats(first, stop, address):
                 target[a[LEAD] * size + r : (a[LEAD] + columns) * size : size] = own
 
 
-def order_rounded(first, stop, address):
+def orderrounded(first, stop, address):
     """The same in bfloat16 and in the order (inputs / 2, rows of the pack, 2)."""
     a = array_at(address, ARGUMENTS, np.int64)
     columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
@@ -77,11 +77,11 @@ def order_rounded(first, stop, address):
             target[:] = 0
         for r in range(count):
             for k in range(columns):
-                target[(k // 2 * size + r) * 2 + k % 2] = _rounded(source[r * columns + k])
+                target[(k // 2 * size + r) * 2 + k % 2] = rounded(source[r * columns + k])
 
 
 @compiled
-def _rounded(bits):
+def rounded(bits):
     """The bits of the nearest bfloat16, of those of a float32; to even at equal distances."""
     if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
         return np.uint16(bits >> np.uint32(16) | np.uint32(0x40))
