@@ -100,7 +100,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
         "from tpi_mpi.kernels.compiled.multiplier import Multiplier\n"
         "from tpi_mpi.kernels.formats import Format, Tiled\n"
         "from operands import random_operand\n"
-        "with Multiplier(1, 2) as multiply:\n"
+        "with Multiplier(2, 2) as multiply:\n"
         "    for format in (Format.of('int4'), Format.of('int8', 64), Format.of('float32')):\n"
         "        multiply(torch.ones(1, 64), random_operand(Tiled(format, 16, 64)), 'decode')\n"
     )

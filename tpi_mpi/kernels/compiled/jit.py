@@ -12,14 +12,15 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import numba
 import xxhash
 from numba import types
+from numba.core import event
 
 from tpi_mpi.kernels.cpu import compiled_for
 
@@ -53,6 +54,28 @@ def named(function: Callable, name: str) -> Callable:
     """The same function under a name for this version of it: what is kept of it lies in a file of that name."""
     function.__name__ = function.__qualname__ = re.sub(r"\W+", "_", name)
     return function
+
+
+@contextmanager
+def announced(announce: Callable[[], None]) -> Iterator[None]:
+    """Inside the with-block, ``announce`` is called before the first function is compiled, if any is not on disk."""
+    with event.install_listener("numba:compile", _First(announce)):
+        yield
+
+
+class _First(event.Listener):
+    """Calls a function when the first of some events begins. For a kernel, it is when a helper of it is compiled."""
+
+    def __init__(self, act: Callable[[], None]):
+        self._act: Callable[[], None] | None = act
+
+    def on_start(self, event: event.Event) -> None:
+        act, self._act = self._act, None
+        if act:
+            act()
+
+    def on_end(self, event: event.Event) -> None:
+        """That it is over is of no interest."""
 
 
 _KEPT: list = []
@@ -106,11 +129,6 @@ def _version() -> str:
     """What compiled code depends on."""
     features = xxhash.xxh3_64_hexdigest(" ".join(compiled_for()).encode())
     return f"{source_version()}-numba-{numba.__version__}-{features}"
-
-
-def is_empty() -> bool:
-    """Whether nothing has been compiled yet, so that it will take some seconds."""
-    return not any(Path(numba.config.CACHE_DIR or cache_directory()).rglob("*.nbc"))
 
 
 def source_version() -> str:
