@@ -1,6 +1,7 @@
 """Which instructions are used where, and that code for other CPUs compiles."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,7 @@ import pytest
 from llvmlite import binding, ir
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.kernels.cpu import Cpu, this_cpu
+from tpi_mpi.kernels.cpu import Cpu, compiled_for, features_of
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.table import DECODE, PROMPT, choose
 from tpi_mpi.kernels.tiles.emitter import I64, Emitter
@@ -44,12 +45,38 @@ def test_prompts_in_bfloat16_are_rounded_only_where_that_is_faster():
     assert [choose(layout, work, 2, slow).kind for work in (DECODE, PROMPT)] == ["float", "float"]
 
 
-def test_an_unknown_name_is_refused(monkeypatch):
-    from numba import config
+@pytest.mark.parametrize(
+    ("name", "features", "expected"),
+    [
+        ("haswell", "", AVX2),
+        ("generic", "", set()),
+        ("unheard-of", "+sse2,+avx2,+fma,+f16c", AVX2),
+        ("skylake-avx512", "+avx2,-avx512f", AVX512 - {"avx512f"}),
+        ("haswell", "+avx512f,+avx512bw,+avx512vl,+avx512dq", AVX512),
+    ],
+)
+def test_features_are_those_of_the_name_with_changes(name, features, expected):
+    assert features_of(name, features) - {"sse2"} == expected
 
-    monkeypatch.setattr(config, "CPU_NAME", "pentium-pro")
+
+def test_an_unknown_name_is_refused():
     with pytest.raises(UserError, match="NUMBA_CPU_NAME is pentium-pro, which is not known"):
-        this_cpu()
+        features_of("pentium-pro", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"NUMBA_ENABLE_AVX": "0"}, "no vector instructions"),
+        ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}, "AVX2"),
+        ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "-fma"}, "no vector instructions"),
+    ],
+)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86")
+def test_it_is_the_cpu_that_numba_compiles_for(settings, name):
+    command = [sys.executable, "-c", "from tpi_mpi.kernels.cpu import this_cpu; print(this_cpu().name)"]
+    finished = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == name
 
 
 def assembly(format: Format, cpu: Cpu, model: str) -> Counter:
@@ -91,10 +118,14 @@ def test_x86_code_has_its_instructions():
     assert assembly(Format.of("int8"), Cpu("x86_64", "maddubs"), "haswell")["vpmaddubsw"]
 
 
-@pytest.mark.skipif(this_cpu().machine != "x86_64" or not this_cpu().vectors, reason="AVX2 cannot be run here")
-def test_the_kernels_of_avx2_pass_the_same_tests():
+@pytest.mark.parametrize("name", ["haswell", "skylake-avx512"])
+def test_the_kernels_of_older_cpus_pass_the_same_tests(name):
+    own = compiled_for()
+    if not features_of(name, "") <= features_of(*own[1:]):
+        pytest.skip(f"this CPU has not all that {name} has")
     test = os.path.join(os.path.dirname(__file__), "test_multiplier.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", "equal"]
-    environment = {**os.environ, "NUMBA_CPU_NAME": "haswell"}
+    tests = "(equal or independent) and not 64 and not 128"  # one size of groups, since each is compiled anew
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", tests]
+    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-3000:]

@@ -1,5 +1,6 @@
 """Products can be measured in any format, whether the slab has it or not, with compiled kernels and without."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,8 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import planned_slab
 from tpi_mpi.weights.stored_formats import StoredFormats
 
-ALONE = SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+ALONE = SimpleNamespace(host="here", barrier=lambda: None, broadcast=lambda value: value)
+CORES = SimpleNamespace(first_ahead=nullcontext)
 OTHER = Format.of("int4", 128, zero_points=True)
 
 
@@ -32,7 +34,7 @@ def test_all_formats_are_measured_for_all_rows(slab, make, monkeypatch):
     formats = formats_to_probe(ALONE, slab, [OTHER])
     assert formats == [Format.of("int4"), Format.of("int8"), OTHER]
     with make() as linear:
-        found = probe_formats(ALONE, slab, linear, formats, {DECODE: [1, 2], PROMPT: [16]})
+        found = probe_formats(ALONE, CORES, slab, linear, formats, {DECODE: [1, 2], PROMPT: [16]})
     assert [probe.format for probe in found] == formats
     for probe in found:
         assert (list(probe.decode), list(probe.prompt)) == ([1, 2], [16])

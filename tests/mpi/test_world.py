@@ -101,3 +101,12 @@ def test_open_mpi_sends_hidden_states_without_asking_unless_told_otherwise(world
         monkeypatch.delenv(name)
     starting._load_mpi()
     assert os.environ[name] == used
+
+
+def test_the_first_rank_of_a_host_goes_ahead(world, cores, together, workshop):
+    path = workshop / f"first-{world.size}"
+    with cores.first_ahead():
+        if cores.first:
+            path.touch()
+        assert path.exists()
+    assert cores.first == world.is_root  # this host is the only one

@@ -1,7 +1,10 @@
-"""The cores of this host: which of them its ranks may use, and how they are divided among the ranks as threads."""
+"""The cores of this host: which of them its ranks may use, how they are divided among the ranks as threads, and which
+rank may have them to itself."""
 
 import os
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
@@ -12,6 +15,7 @@ class Cores:
 
     ranks: number of ranks on this host.
     own: ids of the cores this rank may run on.
+    first: whether this rank is the first one on its host.
     """
 
     def __init__(self, world: World):
@@ -20,6 +24,8 @@ class Cores:
         self.own = _allowed(0)
         comm = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.ranks: int = comm.Get_size()
+        self.first: bool = comm.Get_rank() == 0
+        self._world = world
         self._all = _union(comm, self.own)
         comm.Free()
 
@@ -36,6 +42,15 @@ class Cores:
                 f"give --threads {len(self.own)} or fewer{', or mpirun --bind-to none' if self.confined else ''}"
             )
         return wanted
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The first rank of each host goes through the with-block ahead of the others, which wait. Collective."""
+        if not self.first:
+            self._world.barrier()
+        yield
+        if self.first:
+            self._world.barrier()
 
     @property
     def confined(self) -> bool:

@@ -22,7 +22,7 @@ from tpi_mpi.engine.request import Request, Token
 from tpi_mpi.engine.sampling import Sampler, log_probability
 from tpi_mpi.engine.step import Step, Steps
 from tpi_mpi.engine.sums import Sums
-from tpi_mpi.engine.warmup import prepare_kernels, warm_up
+from tpi_mpi.engine.warmup import compiled_once, warm_up
 from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
@@ -55,16 +55,17 @@ class Engine:
         self.trace = Trace(record=options.trace is not None)
         self.chunking = Chunking.of(slab.config.hidden_size, capacity, options.overlap and world.overlaps)
         self._options = options
-        self._ranks_here = cores.ranks
+        self._cores = cores
         self._capacity = capacity
 
     def __enter__(self) -> "Engine":
         options, width = self._options, self.slab.config.hidden_size
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
-            self._linear = stack.enter_context(open_linear(self._threads, options.planes))
             slab, rank = self.slab, self.world.rank
-            prepare_kernels(self.world, slab, self._linear)  # before anything waits for them, or measures memory
+            with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
+                self._linear = stack.enter_context(open_linear(self._threads, options.planes))
+                self._linear.prepare(slab.matrices)
             self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
             reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
@@ -92,7 +93,7 @@ class Engine:
         options = self._options
         if options.window is not None and options.memory is None:
             return plan_window(blocks, options.window)
-        budget = options.memory or default_budget(self._ranks_here)
+        budget = options.memory or default_budget(self._cores.ranks)
         fixed = taken() + self._model.memory(self._capacity, self.chunking.most)
         return plan(blocks, budget, fixed, options.window)
 

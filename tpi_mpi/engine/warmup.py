@@ -5,23 +5,31 @@ that it can be measured before the budget is divided, and the first token does n
 """
 
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
-from tpi_mpi.kernels.linear import Linear, must_compile
+from tpi_mpi.kernels.linear import compiling_announced
 from tpi_mpi.model.transformer import ModelShard, Weights
 from tpi_mpi.weights.mapping import tensors_of
 from tpi_mpi.weights.slab import BlockExtent, Slab
 
 
-def prepare_kernels(world: World, slab: Slab, linear: Linear) -> None:
-    """Compiles what multiplies with the slab's matrices; rank 0 says so if that takes a while."""
-    if world.is_root and must_compile():
-        say("kernels are compiled for this CPU, which happens once and takes some seconds")
-    linear.prepare(slab.matrices)
+@contextmanager
+def compiled_once(world: World, cores: Cores) -> Iterator[None]:
+    """The with-block, in which kernels are compiled or loaded, is left to the first rank of each host. Collective.
+
+    Only when it is through with it, the others go through it too, and load from the disk what that one compiled. A rank
+    that compiles says so.
+    """
+    line = f"kernels are compiled for the CPU of {world.host}, which happens once and takes some seconds"
+    with cores.first_ahead(), compiling_announced(lambda: say(line)):
+        yield
 
 
 def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int) -> None:

@@ -1,6 +1,5 @@
 """What the CPU can do, as far as kernels care."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -69,17 +68,32 @@ class Cpu:
 
 
 def this_cpu() -> Cpu:
-    """The CPU that numba compiles for: this machine's, or the one that NUMBA_CPU_NAME names.
+    """The CPU that Numba compiles for: this machine's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise.
 
-    Raises UserError if NUMBA_CPU_NAME names one whose features are not known here.
+    Raises UserError if NUMBA_CPU_NAME names one whose features are neither given nor known here.
     """
-    from llvmlite import binding
-    from numba import config
+    triple, name, features = compiled_for()
+    machine = triple.partition("-")[0]
+    return Cpu.of({"arm64": ARM, "amd64": X86}.get(machine, machine), features_of(name, features))
 
-    machine = {"arm64": ARM, "amd64": X86}.get(platform.machine().lower(), platform.machine().lower())
-    name = config.CPU_NAME
-    if name and name != "host":
-        if name not in (*_NAMED, "generic"):
-            raise UserError(f"NUMBA_CPU_NAME is {name}, which is not known; use generic or {', '.join(_NAMED)}")
-        return Cpu.of(machine, _NAMED.get(name, frozenset()))
-    return Cpu.of(machine, frozenset(feature for feature, has in binding.get_host_cpu_features().items() if has))
+
+def compiled_for() -> tuple[str, str, str]:
+    """What Numba has LLVM compile for: the platform, the CPU's name, and features, each with + or -.
+
+    Numba is asked, not the CPU: on some CPUs, and where the environment tells it to, it leaves features out.
+    """
+    from numba.core.registry import cpu_target
+
+    return cpu_target.target_context.codegen().magic_tuple()
+
+
+def features_of(name: str, features: str) -> frozenset[str]:
+    """The features that LLVM takes a CPU to have, as far as they matter here: those of its name, with changes.
+
+    features: ``+avx2,-avx512f``, or nothing if the name is to say all.
+    """
+    if not features and name not in (*_NAMED, "generic"):
+        raise UserError(f"NUMBA_CPU_NAME is {name}, which is not known; use generic or {', '.join(_NAMED)}")
+    changes = features.split(",")
+    added, removed = ({change[1:] for change in changes if change.startswith(sign)} for sign in "+-")
+    return (_NAMED.get(name, frozenset()) | added) - removed

@@ -1,7 +1,7 @@
 """The door: the product of states with operands, whatever their format and whatever the CPU."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol
@@ -49,13 +49,16 @@ def kernels_available() -> bool:
     return find_spec("numba") is not None and this_cpu().vectors
 
 
-def must_compile() -> bool:
-    """Whether the first products will have to wait for their kernels, which are then kept on disk."""
-    if not kernels_available():
-        return False
-    from tpi_mpi.kernels.compiled.jit import is_empty
+def compiling_announced(announce: Callable[[], None]) -> AbstractContextManager[None]:
+    """Inside the with-block, ``announce`` is called once if something must be compiled, which takes some seconds.
 
-    return is_empty()
+    What has been compiled is kept on disk.
+    """
+    if find_spec("numba") is None:
+        return nullcontext()
+    from tpi_mpi.kernels.compiled.jit import announced
+
+    return announced(announce)
 
 
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:

@@ -36,6 +36,11 @@ def quantize(values: np.ndarray, format: Format) -> Rows:
     return Rows(np.ascontiguousarray(codes), scales, zeros if format.zero_points else None)
 
 
+def prepare_search() -> None:
+    """Compiles the search, or loads it."""
+    quantize(np.zeros((1, _STEP), np.float32), Format.of("int8"))
+
+
 def _grouped(values: np.ndarray, group: int) -> np.ndarray:
     """(groups, group): the groups of all rows, each row's last one filled up with zeros, which have no error."""
     missing = -values.shape[1] % group

@@ -65,7 +65,7 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         allreduce = _allreduce_seconds(engine, options)
     with world.doing(lambda: "measuring its machine"):
         reads.append(slab_rate(world, slab, silence))
-        formats = _probed(world, slab, usage.threads, options)
+        formats = _probed(world, slab, cores, options)
     own = _load(slab, usage, rates_from(mean(reads), formats, most_rows(slab.config.hidden_size)))
     ranks = world.gather(_rank_report(before, usage, tokens.sampling.max_new_tokens, own))
     kernels = world.gather([probe.to_json() for probe in formats])
@@ -95,11 +95,11 @@ def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
     engine.follow()
 
 
-def _probed(world: World, slab: Slab, threads: int, options: BenchOptions) -> list[FormatProbe]:
+def _probed(world: World, slab: Slab, cores: Cores, options: BenchOptions) -> list[FormatProbe]:
     """What this rank's threads make of each format of the slabs; on all ranks together."""
     rows = {DECODE: _DECODE_ROWS, PROMPT: sorted({*_PROMPT_ROWS, most_rows(slab.config.hidden_size)})}
-    with open_linear(threads, options.machine.planes) as linear:
-        return probe_formats(world, slab, linear, formats_to_probe(world, slab), rows)
+    with open_linear(cores.threads(options.machine.threads), options.machine.planes) as linear:
+        return probe_formats(world, cores, slab, linear, formats_to_probe(world, slab), rows)
 
 
 def _load(slab: Slab, usage: RankUsage, rates: Rates) -> RankLoad:

@@ -7,7 +7,9 @@ from statistics import mean
 
 import numpy as np
 
+from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
+from tpi_mpi.engine.warmup import compiled_once
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
@@ -60,7 +62,12 @@ def formats_to_probe(world: World, slab: Slab, others: Sequence[Format] = ()) ->
 
 
 def probe_formats(
-    world: World, slab: Slab, linear: Linear, formats: Sequence[Format], rows: Mapping[str, Collection[int]]
+    world: World,
+    cores: Cores,
+    slab: Slab,
+    linear: Linear,
+    formats: Sequence[Format],
+    rows: Mapping[str, Collection[int]],
 ) -> list[FormatProbe]:
     """Measures products in the shapes of this rank's matrices, on all ranks at the same time.
 
@@ -69,6 +76,8 @@ def probe_formats(
     probes, before = [], memory_rate(world, linear)
     for format in formats:
         layouts = _layouts(slab, format)
+        with compiled_once(world, cores):
+            linear.prepare(chain(*layouts))
         decode, prompt = _by_rows(world, linear, layouts, slab.config.num_hidden_layers, rows)
         after = memory_rate(world, linear)
         probes.append(FormatProbe(format, linear.describe(chain(*layouts)), (before + after) / 2, decode, prompt))
@@ -80,7 +89,6 @@ def _by_rows(
     world: World, linear: Linear, layouts: Sequence[Sequence[Tiled]], layers: int, rows: Mapping[str, Collection[int]]
 ) -> tuple[dict[int, float], dict[int, float]]:
     """The rates of decoding and of prompts, by the number of rows. The matrices are gone afterwards."""
-    linear.prepare(chain(*layouts))
     matrices, largest = _matrices(layouts, layers), _largest(layouts)
     decode = {count: decode_rate(world, linear, matrices, count) for count in rows[DECODE]}
     return decode, {count: prompt_rate(world, linear, largest, count) for count in rows[PROMPT]}

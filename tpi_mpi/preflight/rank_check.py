@@ -13,7 +13,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.engine.chunking import Chunking
-from tpi_mpi.engine.warmup import prepare_kernels, warm_up
+from tpi_mpi.engine.warmup import compiled_once, warm_up
 from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.kernels.table import DECODE, PROMPT
@@ -80,10 +80,11 @@ class RankCheck:
         machine, slab = self.options.machine, self.slab
         make = ALGORITHMS[machine.allreduce]
         with ExitStack() as stack:
-            self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
+            with compiled_once(self.world, self.cores):
+                self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
+                self.linear.prepare(slab.matrices)
             self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
-            prepare_kernels(self.world, slab, self.linear)
             model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
             warm_up(slab, model, self.allreduce, self.chunking.most)
             self._resources = stack.pop_all()
@@ -128,7 +129,8 @@ class RankCheck:
             read = read_rate(self.world, readable, self.options.deadline.silence)
         chunk = self.chunking.sizes(self.options.prompt_tokens)[0]
         formats = formats_to_probe(self.world, self.slab, _COMMON_FORMATS)
-        found = probe_formats(self.world, self.slab, self.linear, formats, {DECODE: [1], PROMPT: [chunk]})
+        rows = {DECODE: [1], PROMPT: [chunk]}
+        found = probe_formats(self.world, self.cores, self.slab, self.linear, formats, rows)
         return rates_from(read, found, chunk).to_json()
 
     @contextmanager

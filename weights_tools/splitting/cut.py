@@ -17,6 +17,8 @@ from tqdm import tqdm
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import partial_name, publish
 from tpi_mpi.kernels.formats import STORED_AS
+from tpi_mpi.kernels.linear import compiling_announced
+from tpi_mpi.kernels.quantization import prepare_search
 from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, shard_blocks
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slab import empty_slab
@@ -85,6 +87,7 @@ class _Cutting:
     def run(self) -> None:
         self.check_room()
         done = self.trusted()
+        self.prepare()
         sizes = {block.name: sum(self.nbytes(spec) for spec in block.tensors) for block in self.blocks}
         total, resumed = sum(sizes.values()), sum(sizes[name] for name in done)
         with bytes_bar(total, "split", resumed) as bar:
@@ -133,6 +136,15 @@ class _Cutting:
                     return False
                 writer.checksums[name] = checksum
         return True
+
+    def prepare(self) -> None:
+        """Has what quantizes compiled before a bar is on the screen; says so if it takes a while."""
+        specs = [spec for block in self.blocks for spec in block.tensors]
+        changed = [spec for spec in specs if self.formats.of(spec) != self.source.formats[spec.source]]
+        if any(self.formats.of(spec).packed for spec in changed):
+            line = "the search for scales is compiled for this CPU, which happens once and takes some seconds"
+            with compiling_announced(lambda: say(line)):
+                prepare_search()
 
     def nbytes(self, spec: TensorSpec) -> int:
         return prod(spec.shape) * np.dtype(STORED_AS[self.source.formats[spec.source].dtype]).itemsize

@@ -4,7 +4,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from tpi_mpi.kernels.compiled.jit import compiled
+from tpi_mpi.kernels.compiled.jit import helper
 
 
 @intrinsic
@@ -15,7 +15,7 @@ def _pointer(typing, address):
     return types.voidptr(types.int64), emit
 
 
-@compiled
+@helper
 def array_at(address, count, dtype):
     """``count`` numbers of a type from an address on."""
     return carray(_pointer(address), (count,), dtype)

@@ -10,7 +10,7 @@ from math import factorial
 import numpy as np
 import torch
 
-from tpi_mpi.kernels.compiled.jit import compiled, reordering
+from tpi_mpi.kernels.compiled.jit import compiled, helper, named, reordering
 from tpi_mpi.kernels.compiled.memory import array_at, half_bits
 from tpi_mpi.kernels.compiled.states import rounded
 from tpi_mpi.kernels.tiles.attention import BFLOAT16, FLOAT16, FLOAT32
@@ -77,7 +77,7 @@ def softmax(scores, scale):
         scores[t] /= total
 
 
-@compiled
+@helper
 def _exp(x):
     """The exponential of a number that is not positive, as 2^n times a polynomial; within 2e-7 of it."""
     scaled = max(x * _LOG2_E, np.float32(-126))
@@ -112,5 +112,4 @@ def attention_of(dim: int, kind: int) -> Callable:
             softmax(scores, scale)
             mean_of_positions(dim, kind, scores.ctypes.data, values + place, count, results + 4 * head * dim)
 
-    attend.__name__ = attend.__qualname__ = f"attend_{dim}_{kind}"  # each compiled one has a file of its own
-    return compiled(attend)
+    return compiled(named(attend, f"attend {dim} {kind}"))

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from tpi_mpi.kernels.compiled.atomics import add, call, load, nanoseconds, pause, sleep_while, store, wake, yield_core
-from tpi_mpi.kernels.compiled.jit import compiled
+from tpi_mpi.kernels.compiled.jit import compiled, helper
 
 # Where the numbers of the control block lie, in bytes; those that different threads write are on different cache lines.
 _TICKET, _DONE, _SLEEPING, _STOPPED, _ACTIVE, _BUSY, _WAITED, _WORKED, _JOBS = 0, 64, 128, 192, 200, 256, 264, 272, 320
@@ -67,7 +67,7 @@ def _work(control, index):
             seen = _take_chunks(control)
 
 
-@compiled
+@helper
 def _watch(address, first, last):
     """Looks at a number while it is from ``first`` up to ``last``, for a short time; returns whether it still is."""
     began = nanoseconds()

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from tpi_mpi.kernels.compiled import states
-from tpi_mpi.kernels.compiled.jit import compiled, kernel_address
+from tpi_mpi.kernels.compiled.jit import compiled, kernel_address, named
 from tpi_mpi.kernels.compiled.memory import array_at
 from tpi_mpi.kernels.compiled.pool import run
 from tpi_mpi.kernels.compiled.states import (
@@ -63,13 +63,14 @@ def order_kernel(kernel: Kernel) -> int:
 
 @cache
 def _order_bytes(group: int, planes: int) -> int:
-    return kernel_address(states.order_bytes_in(group, planes))
+    return kernel_address(named(states.order_bytes_in(group, planes), f"order_bytes {group} {planes}"))
 
 
 @cache
 def product_kernel(kernel: Kernel) -> int:
     """The address of what multiplies tiles with ordered states."""
-    return kernel_address(_product(spelled(kernel), kernel.height, STATE_BYTES[kernel.kind]))
+    word = spelled(kernel)
+    return kernel_address(named(_product(word, kernel.height, STATE_BYTES[kernel.kind]), f"product {word}"))
 
 
 def _product(word: str, height: int, state_bytes: int) -> Callable:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import compiled
+from tpi_mpi.kernels.compiled.jit import helper
 from tpi_mpi.kernels.compiled.memory import array_at
 from tpi_mpi.kernels.formats import UNIT
 from tpi_mpi.kernels.tiles.intrinsics import round_group
@@ -34,7 +34,7 @@ from tpi_mpi.kernels.tiles.intrinsics import round_group
 """The places of a product's arguments, which are int64, and how many there are."""
 
 
-@compiled
+@helper
 def pack_height(rows, height):
     """The number of rows in a pack for which ``rows`` rows are left: a power of two up to ``height``."""
     if rows >= height:
@@ -64,7 +64,7 @@ def order_floats(first, stop, address):
                 target[a[LEAD] * size + r : (a[LEAD] + columns) * size : size] = own
 
 
-def orderrounded(first, stop, address):
+def order_rounded(first, stop, address):
     """The same in bfloat16 and in the order (inputs / 2, rows of the pack, 2)."""
     a = array_at(address, ARGUMENTS, np.int64)
     columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
@@ -80,7 +80,7 @@ def orderrounded(first, stop, address):
                 target[(k // 2 * size + r) * 2 + k % 2] = rounded(source[r * columns + k])
 
 
-@compiled
+@helper
 def rounded(bits):
     """The bits of the nearest bfloat16, of those of a float32; to even at equal distances."""
     if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
@@ -124,7 +124,7 @@ def order_bytes_in(group: int, planes: int) -> Callable:
     return order_bytes
 
 
-@compiled
+@helper
 def _padded(states, start, count, padded):
     """Copies the states from ``start`` on, of a row that has ``count``; zeros where there are none."""
     row = array_at(states, count, np.float32)

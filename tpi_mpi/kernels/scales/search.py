@@ -6,7 +6,7 @@ candidates, and no sum is taken across a register. The slow search beside this o
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import compiled
+from tpi_mpi.kernels.compiled.jit import compiled, helper
 from tpi_mpi.kernels.scales.candidates import CANDIDATES, LARGEST, SMALLEST
 
 _F32, _I32, _I64 = np.float32, np.int32, np.int64
@@ -47,7 +47,7 @@ def search_scales(groups, zero_points, first, last, zero, low, high, codes, scal
     return True
 
 
-@compiled
+@helper
 def _range(bits):
     """The lowest and the highest of some numbers and 0, from their bits, and whether all of them are finite.
 
@@ -64,29 +64,29 @@ def _range(bits):
     )
 
 
-@compiled
+@helper
 def _ordered(bits):
     """Integers in the order of the numbers that these are the bits of; its own inverse."""
     return _I32(bits ^ ((bits >> _I32(31)) & _MAGNITUDE))
 
 
-@compiled
+@helper
 def _number(bits):
     return _I32(bits).view(np.float32)
 
 
-@compiled
+@helper
 def _bits(number):
     return _F32(number).view(np.int32)
 
 
-@compiled
+@helper
 def _propose(lowest, highest, sign, low, high, scale):
     for c in range(CANDIDATES):
         scale[c] = _as_float16(highest * high[c] - lowest * low[c]) * sign
 
 
-@compiled
+@helper
 def _as_float16(size):
     """A size within float16's range, rounded to the nearest number of that type, ties to even."""
     size = min(max(size, _SMALLEST), _LARGEST)
@@ -95,13 +95,13 @@ def _as_float16(size):
     return normal if size >= _SMALLEST_NORMAL else (size + _HALF) - _HALF
 
 
-@compiled
+@helper
 def _invert(scale, inverse):
     for c in range(CANDIDATES):
         inverse[c] = _ONE / scale[c]
 
 
-@compiled
+@helper
 def _place_zero(lowest, low, inverse, first, last, zero_point, least, most):
     """Zero points, and the range of the codes about them."""
     span = last - first
@@ -113,7 +113,7 @@ def _place_zero(lowest, low, inverse, first, last, zero_point, least, most):
         most[c] = last - zero_point[c]
 
 
-@compiled
+@helper
 def _sum_errors(group, scale, inverse, least, most, errors):
     """The squared error of a group under each candidate."""
     for c in range(CANDIDATES):
@@ -128,19 +128,19 @@ def _sum_errors(group, scale, inverse, least, most, errors):
             errors[c] += (first + second) + (third + fourth)
 
 
-@compiled
+@helper
 def _miss(value, scale, inverse, least, most):
     missed = value - _step(value, inverse, least, most) * scale
     return missed * missed
 
 
-@compiled
+@helper
 def _step(value, inverse, least, most):
     """The code less the zero point."""
     return min(max(np.rint(value * inverse), least), most)
 
 
-@compiled
+@helper
 def _least(errors):
     """The first candidate of least error: errors are not negative, so their bits have their order."""
     best = _I64(0x7FFFFFFFFFFFFFFF)
@@ -149,7 +149,7 @@ def _least(errors):
     return best % CANDIDATES
 
 
-@compiled
+@helper
 def _encode(group, inverse, least, most, zero_point, codes):
     for i in range(len(group)):
         codes[i] = np.uint8(_I32(_step(group[i], inverse, least, most) + zero_point))

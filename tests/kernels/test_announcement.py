@@ -1,0 +1,37 @@
+"""Whoever waits for a compiler is told so, once; whoever does not is not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys, torch
+from operands import random_operand
+from tpi_mpi.kernels.formats import Format, Tiled
+from tpi_mpi.kernels.linear import compiling_announced, open_linear
+
+layouts = [Tiled(Format.of(dtype), 16, 128) for dtype in sys.argv[1:]]
+with compiling_announced(lambda: print("compiling")), open_linear() as linear:
+    linear.prepare(layouts)
+"""
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+
+    def run(*dtypes: str) -> str:
+        command = [sys.executable, "-c", SCRIPT, *dtypes]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    return run
+
+
+def test_each_process_that_compiles_says_so_once(prepare):
+    assert prepare("float32", "float16") == "compiling\n"
+    assert prepare("float16", "float32") == ""
+    assert prepare("float32", "int8") == "compiling\n"  # one is kept, one is new
+    assert prepare("int8") == ""
