@@ -159,7 +159,10 @@ def test_any_hdf5_reader_finds_the_weights_of_int4(demo, tmp_path):
     assert np.array_equal(weights, dequantize(whole, Format.of("int4"))[:, start:stop])
 
 
-@pytest.mark.parametrize(("attribute", "value"), [("group", 48), ("lead", 1), ("rows", 10**6), ("zero_points", 1)])
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("group", 48), ("lead", 1), ("rows", 10**6), ("zero_points", 1), ("scales", np.bytes_(b"e8m0"))],
+)
 def test_a_matrix_that_is_not_as_its_attributes_say_is_named(attribute, value, demo, tmp_path):
     split([str(demo), str(tmp_path), "--ranks", "1", "--dtype", "int4"])
     with h5py.File(slab_path(tmp_path, 0), "r+") as file:

@@ -27,6 +27,15 @@ SCALES = {"float16": "<f2", "float32": "<f4", "e8m0": "|u1"}
 STORED_AS = FLOATS | CODES
 """The numpy type in which each dtype is stored; bfloat16 and the packed dtypes have none of their own."""
 
+# The dtypes that scales may have, and which formats may have zero points: what there are kernels for.
+_SCALES_OF = {
+    "int8": ("float16", "float32"),
+    "int4": ("float16", "float32"),
+    "mxfp4": ("e8m0",),
+    "float8": ("float32",),
+}
+_WITH_ZERO_POINTS = ("int8", "int4")
+
 # How the weights of a tile follow each other: the shape of one tile's numbers or bytes for 32 inputs.
 _ORDER = {
     "float32": (32, TILE),
@@ -60,13 +69,23 @@ class Format:
     group: inputs that share a scale; :data:`WHOLE_ROW` for one scale a row.
     scales: dtype of the scales: float16, float32, or e8m0 (a power of two, from 2^-127 on).
     zero_points: whether each group also has a zero point, a code that stands for zero: a whole number, in the dtype of
-        the scales.
+        the scales; only in int8 and int4.
+
+    Raises ValueError for a combination that there is no kernel for.
     """
 
     dtype: str
     group: int = WHOLE_ROW
     scales: str = ""
     zero_points: bool = False
+
+    def __post_init__(self):
+        if self.dtype in CODES:
+            good = self.scales in _SCALES_OF[self.dtype] and self.zero_points <= (self.dtype in _WITH_ZERO_POINTS)
+        else:
+            good = self.dtype in FLOATS and self.group == WHOLE_ROW and not (self.scales or self.zero_points)
+        if not good:
+            raise ValueError(f"there is no format {self.to_json()}")
 
     @classmethod
     def of(cls, dtype: str, group: int = 32, zero_points: bool = False) -> "Format":
@@ -83,14 +102,15 @@ class Format:
 
     @classmethod
     def parse(cls, text: str) -> "Format":
-        """The format with this ``str``, and with scales as of :meth:`of`. Raises ValueError if there is none."""
-        found = re.fullmatch(r"(\w+?)(?: by (\d+|rows)( with zero points)?)?", text)
-        if not found or found[1] not in STORED_AS or (found[1] in CODES) != bool(found[2]):
-            raise ValueError(f"{text!r} is no format")
-        if not found[2]:
-            return cls(found[1])
-        group = WHOLE_ROW if found[2] == "rows" else int(found[2])
-        return replace(cls.of(found[1]), group=group, zero_points=bool(found[3]))
+        """The format with this ``str``. Raises ValueError if there is none."""
+        found = re.fullmatch(r"(\w+)(?: by (\d+|rows)( with zero points)?(?: (?:with|and) (\w+) scales)?)?", text)
+        if found and found[1] in STORED_AS:
+            own = cls.of(found[1])
+            group = int(found[2]) if (found[2] or "rows") != "rows" else WHOLE_ROW
+            format = replace(own, group=group, scales=found[4] or own.scales, zero_points=bool(found[3]))
+            if str(format) == text:
+                return format
+        raise ValueError(f"{text!r} is no format")
 
     @property
     def packed(self) -> bool:
@@ -98,11 +118,12 @@ class Format:
         return self.dtype in CODES
 
     def __str__(self) -> str:
-        """For people, and for keys: ``int4 by 32 with zero points``."""
+        """For people, and for keys: ``int4 by 32 with zero points``. Scales are named if :meth:`of` gives others."""
         if not self.packed:
             return self.dtype
-        group = f" by {self.group}" if self.group else " by rows"
-        return f"{self.dtype}{group}{' with zero points' if self.zero_points else ''}"
+        usual = self.scales == Format.of(self.dtype).scales
+        extras = [*(["zero points"] if self.zero_points else []), *([] if usual else [f"{self.scales} scales"])]
+        return f"{self.dtype} by {self.group or 'rows'}{' with ' if extras else ''}{' and '.join(extras)}"
 
     def to_json(self) -> dict:
         return {field.name: getattr(self, field.name) for field in fields(self)}

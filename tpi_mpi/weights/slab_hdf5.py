@@ -215,7 +215,10 @@ def _format(dataset: h5py.Dataset) -> Format:
     group, zero_points = int(dataset.attrs["group"]), bool(dataset.attrs["zero_points"])
     if group not in (WHOLE_ROW, *GROUPS):
         raise ValueError(f"{dataset.name} has groups of {group} columns")
-    return Format(dtype, group, _text(dataset, "scales"), zero_points)
+    try:
+        return Format(dtype, group, _text(dataset, "scales"), zero_points)
+    except ValueError as error:
+        raise ValueError(f"{dataset.name}: {error}") from None
 
 
 def _inside(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
