@@ -45,16 +45,16 @@ def split(arguments: Sequence[str] | None = None) -> None:
     from weights_tools.splitting.checkpoint_config import read_config
 
     config = read_config(options.checkpoint, options.ignore_key)
-    partition = Partition.of(config, options.ranks, options.ratios)
+    Partition.of(config, options.ranks, options.ratios)  # whether the model can be dealt so
 
     from weights_tools.splitting.checkpoint import Checkpoint  # with torch, which mistakes need not wait for
     from weights_tools.splitting.cut import cut
 
     checkpoint = Checkpoint(options.checkpoint, options.ignore_key)
     formats = stored_formats(options, checkpoint.formats)
+    ratios = _chosen_ratios(config, formats, options) if options.ratios_from else options.ratios
+    partition = formats.partition(config, options.ranks, ratios)
     checkpoint.quantization.check_kept(blocks_of(config, partition), formats)
-    if options.ratios_from:
-        partition = Partition.of(config, options.ranks, _chosen_ratios(config, formats, options))
     small_files = read_small_files(checkpoint.directory)
     prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)

@@ -60,7 +60,7 @@ def synth(arguments: Sequence[str] | None = None) -> None:
         prepare_for_checkpoint(options.out, options.force)
         write_checkpoint(source, options.out)
     else:
-        partition = Partition.of(config, options.ranks, options.ratios)
+        partition = formats.partition(config, options.ranks, options.ratios)
         links = layer_links(config, partition, options.unique_layers)
         prepare_for_slabs(options.out, options.force)
         write_small_files_of(config, options.out)

@@ -117,6 +117,12 @@ class Format:
         """Whether weights are codes with scales."""
         return self.dtype in CODES
 
+    @property
+    def bits(self) -> float:
+        """Of a weight and of its part of the scales and zero points, in rows of a usual length."""
+        matrix = Tiled(self, TILE, 4096)
+        return 8 * matrix.nbytes / matrix.elements
+
     def __str__(self) -> str:
         """For people, and for keys: ``int4 by 32 with zero points``. Scales are named if :meth:`of` gives others."""
         if not self.packed:

@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 
-from tpi_mpi.kernels.formats import TILE, Format, Tiled
+from tpi_mpi.kernels.formats import Format
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Rates:
         """
 
         def difference(other: Format) -> tuple[bool, bool, float]:
-            return other != format, other.dtype != format.dtype, abs(_bits(other) - _bits(format))
+            return other != format, other.dtype != format.dtype, abs(other.bits - format.bits)
 
         return self.products[min(self.products, key=difference)]
 
@@ -55,13 +54,6 @@ class Rates:
         if not products:
             raise ValueError("no format was measured")
         return cls(value["read"], value["memory"], products)
-
-
-@cache
-def _bits(format: Format) -> float:
-    """Bits of a weight and of its part of the scales and zero points, in rows of a usual length."""
-    matrix = Tiled(format, TILE, 4096)
-    return 8 * matrix.nbytes / matrix.elements
 
 
 def shared_disks(hosts: Sequence[str], rates: Sequence[Rates], amounts: Sequence[int]) -> list[float]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import ceil
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.model.config import ModelConfig
@@ -67,12 +68,15 @@ class Partition:
         return cls(**ranges, heads_per_kv=int(value["heads_per_kv"]))
 
     @classmethod
-    def of(cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> "Partition":
+    def of(
+        cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None, head_weight: float = 1.0
+    ) -> "Partition":
         """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
 
         Shards are balanced by bytes: rank 0, which has the output head, gets fewer feed-forward columns in return, so
         that no rank waits for another with a larger shard.
 
+        head_weight: bytes of a weight of the output head, over those of a weight of the layers.
         Raises UserError if there are more ranks than query heads or feed-forward columns, or if the ratios are not one
         positive number per rank.
         """
@@ -80,9 +84,11 @@ class Partition:
         _check(config, size, ratios)
         heads_per_kv = config.num_attention_heads // config.num_key_value_heads
         heads = bounds(config.num_attention_heads, ratios)
-        wanted = _columns_wanted(config, ratios, [_attention_rows(config, own, heads_per_kv) for own in heads])
+        taken = [_attention_rows(config, own, heads_per_kv) for own in heads]
+        taken[0] += head_weight * config.vocab_size / config.num_hidden_layers
+        wanted = _columns_wanted(config, ratios, taken)
         columns = bounds(config.intermediate_size, wanted, _columns_together(config.intermediate_size, size))
-        return cls(heads, columns, _vocabulary_slices(config, heads, columns), heads_per_kv)
+        return cls(heads, columns, _vocabulary_slices(config, heads, columns, head_weight), heads_per_kv)
 
 
 def _attention_rows(config: ModelConfig, heads: Bounds, heads_per_kv: int) -> int:
@@ -92,10 +98,11 @@ def _attention_rows(config: ModelConfig, heads: Bounds, heads_per_kv: int) -> in
     return 2 * config.head_dim * (stop - start + kv_heads)
 
 
-def _columns_wanted(config: ModelConfig, ratios: Sequence[float], attention: Sequence[int]) -> list[float]:
-    """Feed-forward columns per rank, of three rows each, that divide an average layer's rows by the ratios."""
-    head = config.vocab_size / config.num_hidden_layers
-    taken = [rows + head * (rank == 0) for rank, rows in enumerate(attention)]
+def _columns_wanted(config: ModelConfig, ratios: Sequence[float], taken: Sequence[float]) -> list[float]:
+    """Feed-forward columns per rank, of three rows each, that divide an average layer's rows by the ratios.
+
+    taken: rows that each rank has without them: of attention and, on rank 0, a layer's part of the output head.
+    """
     rows = sum(taken) + 3 * config.intermediate_size
     least = 1 / config.intermediate_size  # for ranks that should get none: bounds() still gives them one lot
     return [max(least, (rows * ratio / sum(ratios) - own) / 3) for ratio, own in zip(ratios, taken, strict=True)]
@@ -122,10 +129,12 @@ def _columns_together(columns: int, size: int) -> int:
     return together
 
 
-def _vocabulary_slices(config: ModelConfig, heads: Sequence[Bounds], columns: Sequence[Bounds]) -> tuple[Bounds, ...]:
+def _vocabulary_slices(
+    config: ModelConfig, heads: Sequence[Bounds], columns: Sequence[Bounds], head_weight: float
+) -> tuple[Bounds, ...]:
     """Cuts the output head into slices no larger than any rank's largest layer block."""
     attention = max(2 * (stop - start) * config.head_dim for start, stop in heads)
     feed_forward = max(3 * (stop - start) for start, stop in columns)
     rows = max(attention, feed_forward)  # of the hidden size, like those of the head
-    slices = -(-config.vocab_size // rows)
+    slices = ceil(config.vocab_size * head_weight / rows)
     return bounds(config.vocab_size, (1.0,) * slices)

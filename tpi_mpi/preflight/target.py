@@ -39,7 +39,7 @@ class Target:
             dtype = str(config.keys.get("torch_dtype") or config.keys.get("dtype"))
             dtype = dtype if dtype in FLOATS else "bfloat16"
             formats = StoredFormats.like(config, dtype)
-            return cls(directory.resolve().name, dtype, formats, config, Partition.of(config, size), None)
+            return cls(directory.resolve().name, dtype, formats, config, formats.partition(config, size), None)
         manifest = Manifest.load(directory)
         manifest.check_size(size)
         for line in manifest.warnings():
@@ -52,7 +52,7 @@ class Target:
             config = ModelConfig.load(directory / "config.json", manifest.ignored_keys)
             formats = StoredFormats.like(config, manifest.dtype)
             identity = {"checkpoint digest": manifest.source_digest}
-            return cls(manifest.model, manifest.dtype, formats, config, Partition.of(config, size), identity)
+            return cls(manifest.model, manifest.dtype, formats, config, formats.partition(config, size), identity)
 
     def to_json(self) -> dict:
         own = {"formats": self.formats.to_json(), "partition": self.partition.to_json()}

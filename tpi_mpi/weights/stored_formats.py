@@ -1,7 +1,7 @@
 """In which format each tensor of a model is stored: as its source has it, or as was asked for."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -81,6 +81,13 @@ class StoredFormats:
             for spec in block.tensors:
                 counts[self.of(spec).dtype] += prod(spec.shape)
         return counts.most_common(1)[0][0]
+
+    def partition(self, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> Partition:
+        """Deals the model to ``size`` ranks by bytes, in these formats. Raises as :meth:`Partition.of` does."""
+        plain = Partition.of(config, size, ratios)
+        specs = [spec for block in blocks_of(config, plain) for spec in block.tensors if spec.multiplied]
+        head, layer = specs[-1], next(spec for spec in specs if spec.along == "columns")
+        return Partition.of(config, size, ratios, self.of(head).bits / self.of(layer).bits)
 
     def described(self, config: ModelConfig, partition: Partition) -> dict[str, str]:
         """For people: the formats of the layers' matrices, the head, the embedding, and of vectors (norms, biases)."""

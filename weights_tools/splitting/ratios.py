@@ -10,7 +10,6 @@ from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.units import show_seconds
 from tpi_mpi.measurement.performance_model import Machine, Prediction, Shard, Work, predict, shards
 from tpi_mpi.model.config import ModelConfig
-from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.stored_formats import StoredFormats
 
 # How often ratios are computed anew, from the room that those before them leave in each budget.
@@ -104,12 +103,12 @@ def choose(config: ModelConfig, formats: StoredFormats, machines: Sequence[Machi
 
     Raises UserError, naming a rank without room, if no ratios that were tried fit.
     """
-    equal = shards(config, Partition.of(config, len(machines)), formats, work)
+    equal = shards(config, formats.partition(config, len(machines)), formats, work)
     tried, current = [(None, _try(equal, machines, work))], equal
     for _ in range(_ROUNDS):
         ratios = tuple(deal(_abilities(current, machines, work), sum(shard.nbytes for shard in current)))
         ratios = tuple(max(ratio, 1e-3 * sum(ratios)) for ratio in ratios)
-        current = shards(config, Partition.of(config, len(machines), ratios), formats, work)
+        current = shards(config, formats.partition(config, len(machines), ratios), formats, work)
         tried.append((ratios, _try(current, machines, work)))
     works = [(ratios, result) for ratios, result in tried if isinstance(result, Prediction)]
     if not works:
