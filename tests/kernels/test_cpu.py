@@ -123,9 +123,23 @@ def test_the_kernels_of_older_cpus_pass_the_same_tests(name):
     own = compiled_for()
     if not features_of(name, "") <= features_of(*own[1:]):
         pytest.skip(f"this CPU has not all that {name} has")
+    pass_tests(f"{LAWS} and {ONE_GROUP}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
+
+
+def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(tmp_path):
+    """In a directory of its own, or it would be taken for this CPU's code."""
+    integers = "two and (int8 or int4 or mxfp4)"
+    pass_tests(f"{LAWS} and {ONE_GROUP} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
+
+
+LAWS = "(equal or independent)"
+ONE_GROUP = "not 64 and not 128"  # since each size of groups is compiled anew
+
+
+def pass_tests(names: str, *arguments: str, **settings: str) -> None:
+    """Runs tests of products in another process, with other kernels."""
     test = os.path.join(os.path.dirname(__file__), "test_multiplier.py")
-    tests = "(equal or independent) and not 64 and not 128"  # one size of groups, since each is compiled anew
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", tests]
-    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", names, *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout[-3000:]
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]

@@ -64,12 +64,13 @@ def test_rows_are_independent(multiply, format, work):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
-def test_threads_change_nothing(planes, format):
-    operand, rows = random_operand(Tiled(format, 16 * 40, 64)), states(3, 64)
+@pytest.mark.parametrize(("count", "work"), [(3, DECODE), (100, DECODE), (100, PROMPT)])
+def test_threads_change_nothing(planes, format, count, work):
+    operand, rows = random_operand(Tiled(format, 16 * 40, 64)), states(count, 64)
     results = []
     for threads in (1, 2, 5):
         with Multiplier(threads, planes) as multiply:
-            results.append(multiply(rows, operand, DECODE))
+            results.append(multiply(rows, operand, work))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
@@ -91,6 +92,28 @@ def test_what_is_no_number_stays_in_its_row(multiply, format, value):
     results = multiply(rows, operand, DECODE)
     assert not torch.isfinite(results[1]).any()
     assert torch.equal(results[::2], expected[::2])
+
+
+def spoiled(operand: Operand, part: int, place: tuple[int, ...], value: float) -> Operand:
+    """The same matrix with another number in one place of a part."""
+    parts = [array.copy() for array in operand.parts]
+    kind = parts[part].dtype.str
+    bits = {"<u2": np.float32(value).view(np.uint32) >> 16, "|u1": 255}  # bfloat16, e8m0
+    parts[part][place] = bits.get(kind, value)
+    return Operand(operand.layout, parts)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("work", [DECODE, PROMPT])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_and_scales_that_are_no_numbers_stay_in_their_outputs(multiply, format, work, value):
+    operand, rows = random_operand(Tiled(format, 40, 128)), states(3, 128)
+    expected, others = multiply(rows, operand, work), torch.arange(40) != 16 + 5
+    for part in range(1, len(operand.parts)) if format.packed else [0]:
+        place = (1, 0, 5, 0)[: operand.parts[part].ndim]  # the second tile's sixth row, in its first group
+        results = multiply(rows, spoiled(operand, part, place, value), work)
+        assert not torch.isfinite(results[:, 16 + 5]).any()
+        assert torch.equal(results[:, others], expected[:, others])
 
 
 @pytest.mark.parametrize("format", [Format.of("int8"), Format.of("int4"), Format.of("int4", 32, True)], ids=str)
