@@ -8,13 +8,15 @@ from collections import Counter
 
 import pytest
 from llvmlite import binding, ir
+from operands import FORMATS
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.compiled.jit import named
 from tpi_mpi.kernels.cpu import Cpu, compiled_for, features_of
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.table import DECODE, PROMPT, choose
 from tpi_mpi.kernels.tiles.emitter import I64, Emitter
-from tpi_mpi.kernels.tiles.intrinsics import emit_tile
+from tpi_mpi.kernels.tiles.intrinsics import emit_tile, read, spelled
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
@@ -123,17 +125,17 @@ def test_the_kernels_of_older_cpus_pass_the_same_tests(name):
     own = compiled_for()
     if not features_of(name, "") <= features_of(*own[1:]):
         pytest.skip(f"this CPU has not all that {name} has")
-    pass_tests(f"{LAWS} and {ONE_GROUP}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
+    pass_tests(f"{LAWS} and {FEW}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
 
 
 def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(tmp_path):
     """In a directory of its own, or it would be taken for this CPU's code."""
-    integers = "two and (int8 or int4 or mxfp4)"
-    pass_tests(f"{LAWS} and {ONE_GROUP} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
+    integers = "(int8 or int4 or mxfp4)"
+    pass_tests(f"{LAWS} and {FEW} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
 
 
 LAWS = "(equal or independent)"
-ONE_GROUP = "not 64 and not 128"  # since each size of groups is compiled anew
+FEW = "two and not 64 and not 128"  # with two planes and one size of groups, since each is compiled anew
 
 
 def pass_tests(names: str, *arguments: str, **settings: str) -> None:
@@ -143,3 +145,12 @@ def pass_tests(names: str, *arguments: str, **settings: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_a_kernel_can_be_read_from_its_text(format):
+    layout = Tiled(format, 16, 128)
+    cpus = Cpu("x86_64", "vnni512", wide=True, bfloat16=True), Cpu("x86_64", "maddubs"), Cpu("aarch64", "sdot")
+    kernels = {choose(layout, work, planes, cpu) for work in (DECODE, PROMPT) for planes in (1, 2) for cpu in cpus}
+    assert {read(spelled(kernel)) for kernel in kernels} == kernels
+    assert len({named(lambda: None, spelled(kernel)).__name__ for kernel in kernels}) == len(kernels)

@@ -36,27 +36,23 @@ _SCALES_OF = {
 }
 _WITH_ZERO_POINTS = ("int8", "int4")
 
-# How the weights of a tile follow each other: the shape of one tile's numbers or bytes for 32 inputs.
+# How the weights of a tile follow each other: the shape of one tile's numbers or bytes for 32 inputs, and the axes of a
+# whole matrix for readers of a slab.
+_BY_INPUT = (32, TILE), "rows / 16, inputs, 16 rows"
+_BY_NIBBLE = (
+    (4, TILE, 4),
+    "rows / 16, inputs / 8, 16 rows, 4 bytes; byte (c, row, i) holds input 4c + i of its 32 in the low bits, "
+    "and 16 + 4c + i in the high bits",
+)
 _ORDER = {
-    "float32": (32, TILE),
-    "float16": (32, TILE),
-    "bfloat16": (16, TILE, 2),
-    "int8": (8, TILE, 4),
-    "int4": (4, TILE, 4),
-    "mxfp4": (4, TILE, 4),
-    "float8": (32, TILE),
+    "float32": _BY_INPUT,
+    "float16": _BY_INPUT,
+    "bfloat16": ((16, TILE, 2), "rows / 16, inputs / 2, 16 rows, 2 inputs"),
+    "int8": ((8, TILE, 4), "rows / 16, inputs / 4, 16 rows, 4 inputs"),
+    "int4": _BY_NIBBLE,
+    "mxfp4": _BY_NIBBLE,
+    "float8": _BY_INPUT,
 }
-_INT4_ORDER = "byte (c, row, i) holds input 4c + i of its 32 in the low bits, and 16 + 4c + i in the high bits"
-ORDER_TEXT = {
-    "float32": "rows / 16, inputs, 16 rows",
-    "float16": "rows / 16, inputs, 16 rows",
-    "bfloat16": "rows / 16, inputs / 2, 16 rows, 2 inputs",
-    "int8": "rows / 16, inputs / 4, 16 rows, 4 inputs",
-    "int4": f"rows / 16, inputs / 8, 16 rows, 4 bytes; {_INT4_ORDER}",
-    "mxfp4": f"rows / 16, inputs / 8, 16 rows, 4 bytes; {_INT4_ORDER}",
-    "float8": "rows / 16, inputs, 16 rows",
-}
-"""The axes of the codes in each format, for readers of a slab."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +205,11 @@ class Tiled:
         return self.rows * self.columns
 
     @property
+    def axes(self) -> str:
+        """Those of the codes, in words."""
+        return _ORDER[self.dtype][1]
+
+    @property
     def tiles(self) -> int:
         return -(-self.rows // TILE)
 
@@ -226,7 +227,7 @@ class Tiled:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The arrays that the matrix consists of: codes (or numbers), scales, zero points."""
-        first, *rest = _ORDER[self.dtype]
+        first, *rest = _ORDER[self.dtype][0]
         shape = (self.tiles, self.inputs // UNIT * first, *rest)
         parts = [Part("", STORED_AS[self.dtype], shape)]
         if self.format.packed:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.kernels.formats import GROUPS, ORDER_TEXT, WHOLE_ROW, Format, Layout, Part, Tiled
+from tpi_mpi.kernels.formats import GROUPS, WHOLE_ROW, Format, Layout, Part, Tiled
 from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
@@ -143,7 +143,7 @@ def _describe(dataset: h5py.Dataset, layout: Layout) -> None:
     attributes["dtype"] = _fixed(layout.dtype)
     if not isinstance(layout, Tiled):
         return
-    attributes["layout"] = _fixed(ORDER_TEXT[layout.dtype])
+    attributes["layout"] = _fixed(layout.axes)
     for name in _SIZES:
         attributes[name] = getattr(layout, name)
     if layout.format.packed:

@@ -58,7 +58,7 @@ def kernel_address(function: Callable) -> int:
 
 def named(function: Callable, name: str) -> Callable:
     """The same function under a name for this version of it: what is kept of it lies in a file of that name."""
-    function.__name__ = function.__qualname__ = re.sub(r"\W+", "_", name)
+    function.__name__ = function.__qualname__ = re.sub(r"\W+", "_", name).strip("_")
     return function
 
 

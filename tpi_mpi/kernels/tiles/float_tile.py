@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tpi_mpi.kernels.table import ROUNDED, Kernel
 from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I16, I32, LANES, Emitter
 
 # Inputs whose code is written out between two jumps.
@@ -19,23 +20,8 @@ _PREFETCH_FROM, _PREFETCH = 4, 4096
 _FLOAT8_FACTOR = 256.0
 
 
-@dataclass(frozen=True)
-class FloatTile:
-    """Which kernel.
-
-    dtype: float32, float16, bfloat16 or float8. group: inputs that share a scale, a multiple of 32; only for float8.
-    height: rows of states. rounded: whether states are bfloat16 too, as weights are; for CPUs that multiply these.
-    """
-
-    dtype: str
-    group: int
-    height: int
-    rounded: bool = False
-
-    @property
-    def bytes_of_input(self) -> int:
-        """Of 16 rows' weights."""
-        return {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}[self.dtype] * LANES
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
+"""Of a weight."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +43,25 @@ class FloatArguments:
     out_step: ir.Value
 
 
-def emit_float_tile(emit: Emitter, tile: FloatTile, at: FloatArguments) -> None:
+def emit_float_tile(emit: Emitter, kernel: Kernel, at: FloatArguments) -> None:
     """Writes the kernel's code."""
-    _Writer(emit, tile, at).write()
+    _Writer(emit, kernel, at).write()
 
 
 class _Writer:
-    def __init__(self, emit: Emitter, tile: FloatTile, at: FloatArguments):
-        self.emit, self.tile, self.at = emit, tile, at
+    def __init__(self, emit: Emitter, kernel: Kernel, at: FloatArguments):
+        self.emit, self.kernel, self.at = emit, kernel, at
 
     def write(self) -> None:
         emit, at = self.emit, self.at
-        results = self.scaled_sums() if self.tile.dtype == "float8" else self.sums(None, at.inputs)
+        results = self.scaled_sums() if self.kernel.dtype == "float8" else self.sums(None, at.inputs)
         for row, result in enumerate(results):
             emit.store(result, emit.builder.add(at.out, emit.times(at.out_step, row)))
 
     def scaled_sums(self) -> list[ir.Value]:
         """Group by group, since each has its scale."""
-        emit, at, group = self.emit, self.at, self.tile.group
-        results = [emit.variable(emit.constant(0.0, F32)) for _ in range(self.tile.height)]
+        emit, at, group = self.emit, self.at, self.kernel.group
+        results = [emit.variable(emit.constant(0.0, F32)) for _ in range(self.kernel.height)]
         count = emit.builder.udiv(at.inputs, ir.Constant(at.inputs.type, group))
         with emit.loop(count) as index:
             sums = self.sums(emit.times(index, group), ir.Constant(at.inputs.type, group))
@@ -88,19 +74,19 @@ class _Writer:
     def sums(self, first: ir.Value | None, count: ir.Value) -> list[ir.Value]:
         """The sums of ``count`` inputs from ``first`` on, one vector a row."""
         emit = self.emit
-        chains = [[emit.variable(emit.constant(0.0, F32)) for _ in range(2)] for _ in range(self.tile.height)]
+        chains = [[emit.variable(emit.constant(0.0, F32)) for _ in range(2)] for _ in range(self.kernel.height)]
         with emit.loop(emit.builder.udiv(count, ir.Constant(count.type, _UNROLLED))) as index:
             start = emit.times(index, _UNROLLED)
             start = start if first is None else emit.builder.add(first, start)
             totals = [[emit.get(chain) for chain in pair] for pair in chains]
-            (self.add_pairs if self.tile.rounded else self.add_products)(totals, start)
+            (self.add_pairs if self.kernel.kind == ROUNDED else self.add_products)(totals, start)
             for pair, values in zip(chains, totals, strict=True):
                 for chain, value in zip(pair, values, strict=True):
                     emit.set(chain, value)
         return [emit.builder.fadd(emit.get(even), emit.get(odd)) for even, odd in chains]
 
     def add_products(self, totals: list[list[ir.Value]], start: ir.Value) -> None:
-        emit, height = self.emit, self.tile.height
+        emit, height = self.emit, self.kernel.height
         base = emit.times(start, 4 * height)
         for index, weights in enumerate(self.weights(start)):
             for row, chain in enumerate(totals):
@@ -109,7 +95,7 @@ class _Writer:
 
     def add_pairs(self, totals: list[list[ir.Value]], start: ir.Value) -> None:
         """Two inputs at a time; both weights and states are bfloat16."""
-        emit, height = self.emit, self.tile.height
+        emit, height = self.emit, self.kernel.height
         base = emit.times(start, 2 * height)
         for index in range(_UNROLLED // 2):
             weights = self.load(start, 2 * index, I32, LANES)
@@ -119,7 +105,7 @@ class _Writer:
 
     def weights(self, start: ir.Value) -> Iterator[ir.Value]:
         """The weights of the inputs from ``start`` on as float32, one vector of 16 rows for each input."""
-        match self.tile.dtype:
+        match self.kernel.dtype:
             case "float32":
                 yield from (self.load(start, index, F32, LANES) for index in range(_UNROLLED))
             case "float16":
@@ -133,9 +119,9 @@ class _Writer:
                     yield from self.widened_bytes(self.load(start, index, I8, 2 * LANES))
 
     def load(self, start: ir.Value, index: int, element: ir.Type, lanes: int) -> ir.Value:
-        emit, size = self.emit, self.tile.bytes_of_input
+        emit, size = self.emit, _BYTES[self.kernel.dtype] * LANES
         offset = emit.plus(emit.times(start, size), index * size)
-        if self.tile.height >= _PREFETCH_FROM:
+        if self.kernel.height >= _PREFETCH_FROM:
             emit.prefetch(self.at.weights, emit.plus(offset, _PREFETCH))
         return emit.load(self.at.weights, offset, element, lanes)
 

@@ -12,6 +12,7 @@ from llvmlite import ir
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, UNIT
 from tpi_mpi.kernels.packing import E2M1, INT4_ZERO
+from tpi_mpi.kernels.table import Kernel
 from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I32, LANES, Emitter, signed_offset
 from tpi_mpi.kernels.tiles.rounding import FINE
 
@@ -20,22 +21,6 @@ _PREFETCH_FROM, _PREFETCH = 4, 4096
 
 _MXFP4_OFFSET = 12
 _MXFP4_TABLE = [int(2 * value) + _MXFP4_OFFSET for value in E2M1]
-
-
-@dataclass(frozen=True)
-class IntegerTile:
-    """Which kernel.
-
-    dtype: int8, int4 or mxfp4. scales, zero_points: of the format. group: inputs that share a scale and a sum.
-    planes: 1 or 2, the bytes of a state. height: rows of states.
-    """
-
-    dtype: str
-    scales: str
-    zero_points: bool
-    group: int
-    planes: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -72,16 +57,16 @@ def code_offset(dtype: str, zero_points: bool, cpu: Cpu) -> int:
     return 0 if zero_points else INT4_ZERO
 
 
-def emit_integer_tile(emit: Emitter, tile: IntegerTile, at: IntegerArguments) -> None:
-    """Writes the kernel's code."""
-    _Writer(emit, tile, at).write()
+def emit_integer_tile(emit: Emitter, kernel: Kernel, at: IntegerArguments) -> None:
+    """Writes the code of a kernel for as many rows as its height."""
+    _Writer(emit, kernel, at).write()
 
 
 class _Writer:
-    def __init__(self, emit: Emitter, tile: IntegerTile, at: IntegerArguments):
-        self.emit, self.tile, self.at = emit, tile, at
-        self.rows = range(tile.height)
-        self.corrected = code_offset(tile.dtype, tile.zero_points, emit.cpu) != 0
+    def __init__(self, emit: Emitter, kernel: Kernel, at: IntegerArguments):
+        self.emit, self.kernel, self.at = emit, kernel, at
+        self.rows = range(kernel.height)
+        self.corrected = code_offset(kernel.dtype, kernel.zero_points, emit.cpu) != 0
 
     def write(self) -> None:
         emit, at = self.emit, self.at
@@ -94,8 +79,8 @@ class _Writer:
 
     def group_sums(self, group: ir.Value) -> list[list[ir.Value]]:
         """The integer sums of a group, by row and plane."""
-        totals = [[self.first_sum(group, row, plane) for plane in range(self.tile.planes)] for row in self.rows]
-        units = self.tile.group // UNIT
+        totals = [[self.first_sum(group, row, plane) for plane in range(self.kernel.planes)] for row in self.rows]
+        units = self.kernel.group // UNIT
         for index in range(units):
             unit = self.emit.plus(self.emit.times(group, units), index)
             for words, inputs in self.codes(unit):
@@ -105,14 +90,14 @@ class _Writer:
     def first_sum(self, group: ir.Value, row: int, plane: int) -> ir.Value:
         if not self.corrected:
             return self.emit.constant(0, I32)
-        across = self.tile.height * self.tile.planes
-        offset = self.emit.plus(self.emit.times(group, 4 * across), 4 * (row * self.tile.planes + plane))
+        across = self.kernel.height * self.kernel.planes
+        offset = self.emit.plus(self.emit.times(group, 4 * across), 4 * (row * self.kernel.planes + plane))
         return self.emit.broadcast(self.at.offsets, offset, I32)
 
     def codes(self, unit: ir.Value):
         """The codes of 32 inputs, four at a time: 16 lanes of four bytes, and the first of the four inputs."""
         emit, mask, shift = self.emit, self.emit.constant(0x0F0F0F0F, I32), self.emit.constant(4, I32)
-        loads = 8 if self.tile.dtype == "int8" else 4
+        loads = 8 if self.kernel.dtype == "int8" else 4
         base = emit.times(unit, loads * 4 * LANES)
         for index in range(loads):
             words = self.load(emit.plus(base, index * 4 * LANES))
@@ -123,30 +108,30 @@ class _Writer:
             yield self.decoded(emit.builder.and_(emit.builder.lshr(words, shift), mask)), UNIT // 2 + 4 * index
 
     def load(self, offset: ir.Value) -> ir.Value:
-        if self.tile.height >= _PREFETCH_FROM:
+        if self.kernel.height >= _PREFETCH_FROM:
             self.emit.prefetch(self.at.weights, self.emit.plus(offset, _PREFETCH))
         return self.emit.load(self.at.weights, offset, I32)
 
     def decoded(self, words: ir.Value) -> ir.Value:
-        return self.emit.shuffle_bytes(_MXFP4_TABLE, words) if self.tile.dtype == "mxfp4" else words
+        return self.emit.shuffle_bytes(_MXFP4_TABLE, words) if self.kernel.dtype == "mxfp4" else words
 
     def add_products(self, totals: list[list[ir.Value]], words: ir.Value, unit: ir.Value, inputs: int) -> None:
-        emit, tile = self.emit, self.tile
-        dot = emit.dot_signed if tile.dtype == "int8" else emit.dot
-        base = emit.times(unit, UNIT * tile.height * tile.planes)
+        emit, kernel = self.emit, self.kernel
+        dot = emit.dot_signed if kernel.dtype == "int8" else emit.dot
+        base = emit.times(unit, UNIT * kernel.height * kernel.planes)
         for row in self.rows:
-            for plane in range(tile.planes):
-                offset = emit.plus(base, UNIT * (row * tile.planes + plane) + inputs)
+            for plane in range(kernel.planes):
+                offset = emit.plus(base, UNIT * (row * kernel.planes + plane) + inputs)
                 state = emit.broadcast(self.at.states, offset, I32)
                 totals[row][plane] = dot(totals[row][plane], words, state)
 
     def add_scaled(self, results: list[ir.Value], sums: list[list[ir.Value]], group: ir.Value) -> None:
-        emit, at, height = self.emit, self.at, self.tile.height
+        emit, at, height = self.emit, self.at, self.kernel.height
         place = emit.builder.mul(group, at.scale_step)
         scales = self.numbers(at.scales, place)
-        if self.tile.dtype == "mxfp4":  # whose table of codes holds twice their values
+        if self.kernel.dtype == "mxfp4":  # whose table of codes holds twice their values
             scales = emit.builder.fmul(scales, emit.constant(0.5, F32))
-        zeros = self.numbers(at.zero_points, place) if self.tile.zero_points else None
+        zeros = self.numbers(at.zero_points, place) if self.kernel.zero_points else None
         for row in self.rows:
             here = emit.plus(emit.times(group, 4 * height), 4 * row)
             total = self.planes_together(sums[row])
@@ -161,7 +146,7 @@ class _Writer:
 
     def numbers(self, address: ir.Value, place: ir.Value) -> ir.Value:
         """16 scales or zero points as float32."""
-        match self.tile.scales:
+        match self.kernel.scales:
             case "float16":
                 return self.emit.widen(self.emit.load(address, place, F16))
             case "float32":

@@ -1,35 +1,31 @@
 """The tiles' code as functions that compiled functions call."""
 
-from dataclasses import replace
+import json
+from dataclasses import astuple, replace
 
 from numba import types
 from numba.core import errors
 from numba.extending import intrinsic
 
 from tpi_mpi.kernels.cpu import this_cpu
-from tpi_mpi.kernels.table import INTEGER, ROUNDED, Kernel
+from tpi_mpi.kernels.table import INTEGER, Kernel
 from tpi_mpi.kernels.tiles.attention import Head, emit_mean, emit_scores
 from tpi_mpi.kernels.tiles.emitter import Emitter
-from tpi_mpi.kernels.tiles.float_tile import FloatArguments, FloatTile, emit_float_tile
-from tpi_mpi.kernels.tiles.integer_tile import IntegerArguments, IntegerTile, emit_integer_tile
+from tpi_mpi.kernels.tiles.float_tile import FloatArguments, emit_float_tile
+from tpi_mpi.kernels.tiles.integer_tile import IntegerArguments, emit_integer_tile
 from tpi_mpi.kernels.tiles.rounding import RoundingArguments, emit_rounding
 
 _INT = types.int64
 
 
 def spelled(kernel: Kernel) -> str:
-    """A kernel as one word: Numba keys compiled code by words and numbers, which do not change between runs."""
-    zero_points = "z" if kernel.zero_points else "-"
-    return (
-        f"{kernel.kind} {kernel.dtype} {kernel.scales or '-'} {zero_points} {kernel.group} {kernel.planes} "
-        f"{kernel.height}"
-    )
+    """A kernel as text: Numba keys compiled code by texts and numbers, which do not change between runs."""
+    return json.dumps(astuple(kernel))
 
 
-def read(word: str) -> Kernel:
+def read(text: str) -> Kernel:
     """The opposite of :func:`spelled`."""
-    kind, dtype, scales, zero_points, *numbers = word.split()
-    return Kernel(kind, dtype, scales.strip("-"), zero_points == "z", *map(int, numbers))
+    return Kernel(*json.loads(text))
 
 
 @intrinsic(prefer_literal=True)
@@ -77,7 +73,7 @@ def multiply_tile(
 ):
     """Multiplies 16 rows of weights with a pack of ``height`` rows of states, a power of two up to the kernel's.
 
-    kernel: a word that :func:`spelled` made; it must be literal. The others are addresses and bytes, as in
+    kernel: a text that :func:`spelled` made; it must be literal. The others are addresses and bytes, as in
     :class:`IntegerArguments` and :class:`FloatArguments`.
     """
     if not isinstance(kernel, types.StringLiteral):
@@ -99,12 +95,10 @@ def emit_tile(emit: Emitter, kernel: Kernel, arguments) -> None:
     """Writes the code of one tile. arguments: the last eleven of :func:`multiply_tile`."""
     weights, scales, zero_points, scale_step, inputs, ordered, steps, offsets, sums, out, out_step = arguments
     if kernel.kind == INTEGER:
-        tile = IntegerTile(kernel.dtype, kernel.scales, kernel.zero_points, kernel.group, kernel.planes, kernel.height)
         groups = emit.builder.udiv(inputs, inputs.type(kernel.group))
         at = IntegerArguments(
             weights, scales, zero_points, scale_step, groups, ordered, steps, offsets, sums, out, out_step
         )
-        emit_integer_tile(emit, tile, at)
+        emit_integer_tile(emit, kernel, at)
     else:
-        tile = FloatTile(kernel.dtype, kernel.group, kernel.height, kernel.kind == ROUNDED)
-        emit_float_tile(emit, tile, FloatArguments(weights, scales, scale_step, inputs, ordered, out, out_step))
+        emit_float_tile(emit, kernel, FloatArguments(weights, scales, scale_step, inputs, ordered, out, out_step))
