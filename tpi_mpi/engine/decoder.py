@@ -9,7 +9,7 @@ from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.chunking import Chunking
 from tpi_mpi.engine.step import Step
 from tpi_mpi.engine.sums import Sums
-from tpi_mpi.kernels.table import DECODE
+from tpi_mpi.kernels.work import DECODE
 from tpi_mpi.model.blocks import Block, Kind
 from tpi_mpi.model.kv_cache import KVCache
 from tpi_mpi.model.transformer import ModelShard, Span, Weights

@@ -7,5 +7,7 @@ operand       a matrix as it lies in memory
 linear        the door: the product of states with operands
 cpu           what the CPU can do
 table         which kernel multiplies with which format
+work          kinds of work
+reader        memory read for its rate
 fallback      products without compiled kernels
 """

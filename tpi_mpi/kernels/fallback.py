@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +16,7 @@ _TILES = 32
 class Fallback:
     """Multiplies states with operands, slowly and obviously: see :class:`tpi_mpi.kernels.linear.Linear`."""
 
+    threads = 1
     token = None
 
     def __enter__(self) -> "Fallback":
@@ -33,9 +33,6 @@ class Fallback:
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return ["torch, on dequantized weights"]
-
-    def read(self, words: np.ndarray) -> int:
-        return int(torch.from_numpy(words).sum())
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
         """Row by row, because torch's results for a row depend on how many there are."""

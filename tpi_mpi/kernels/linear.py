@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from tpi_mpi.kernels.cpu import this_cpu
@@ -18,11 +17,13 @@ class Linear(Protocol, AbstractContextManager):
     """Multiplies states with operands.
 
     Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many, within
-    one kind of work: :data:`tpi_mpi.kernels.table.DECODE` or PROMPT.
+    one kind of work: :data:`tpi_mpi.kernels.work.DECODE` or PROMPT.
 
+    threads: how many compute, the caller's included.
     token: a token's norms and attention, compiled: :mod:`tpi_mpi.kernels.compiled.token`; None without kernels.
     """
 
+    threads: int
     token: ModuleType | None
 
     def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
@@ -39,9 +40,6 @@ class Linear(Protocol, AbstractContextManager):
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         """For people: what multiplies with matrices in these layouts."""
-
-    def read(self, words: np.ndarray) -> int:
-        """Reads int64 words (n,) with all threads, as fast as memory delivers them; returns their sum, modulo 2^64."""
 
 
 def kernels_available() -> bool:

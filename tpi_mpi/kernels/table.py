@@ -4,12 +4,10 @@ from dataclasses import dataclass
 
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import GROUPS, Tiled
+from tpi_mpi.kernels.work import PROMPT
 
 INTEGER, FLOAT, ROUNDED = "integer", "float", "rounded"
 """Kinds of kernels: states as bytes, as float32, or as bfloat16."""
-
-DECODE, PROMPT = "decode", "prompt"
-"""Kinds of work. Within each, a row's result is bitwise the same whatever the other rows are, and however many."""
 
 _INTEGER_FORMATS = ("int8", "int4", "mxfp4")
 

@@ -13,7 +13,7 @@ from tpi_mpi.engine.warmup import compiled_once
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.table import DECODE, PROMPT
+from tpi_mpi.kernels.work import DECODE, PROMPT
 from tpi_mpi.measurement.probes import OUT_OF_CACHE, decode_rate, memory_rate, prompt_rate
 from tpi_mpi.measurement.rates import ProductRates, Rates
 from tpi_mpi.weights.slab import PAGE, Slab
@@ -73,13 +73,13 @@ def probe_formats(
 
     formats: the same on all ranks, whether their slabs have them or not. rows: how many, by the kind of work.
     """
-    probes, before = [], memory_rate(world, linear)
+    probes, before = [], memory_rate(world, linear.threads)
     for format in formats:
         layouts = _layouts(slab, format)
         with compiled_once(world, cores):
             linear.prepare(chain(*layouts))
         decode, prompt = _by_rows(world, linear, layouts, slab.config.num_hidden_layers, rows)
-        after = memory_rate(world, linear)
+        after = memory_rate(world, linear.threads)
         probes.append(FormatProbe(format, linear.describe(chain(*layouts)), (before + after) / 2, decode, prompt))
         before = after
     return probes

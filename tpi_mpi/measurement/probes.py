@@ -15,7 +15,8 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.units import MIB
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.table import DECODE, PROMPT
+from tpi_mpi.kernels.reader import open_reader
+from tpi_mpi.kernels.work import DECODE, PROMPT
 
 OUT_OF_CACHE = 96 * MIB
 """Bytes: more than the caches of the cores hold."""
@@ -26,11 +27,12 @@ _SECONDS, _SECONDS_TOGETHER = 0.15, 1.0
 _LEAST, _MOST = 20, 200
 
 
-def memory_rate(world: World, linear: Linear) -> float:
-    """Bytes per second at which this rank's threads read memory."""
+def memory_rate(world: World, threads: int) -> float:
+    """Bytes per second at which this many threads of this rank read memory."""
     words = np.ones(OUT_OF_CACHE // 8, np.int64)
-    linear.read(words[:1])  # loads the code
-    return words.nbytes / _seconds(world, lambda: linear.read(words))
+    with open_reader(threads) as read:
+        read(words[:1])  # loads the code
+        return words.nbytes / _seconds(world, lambda: read(words))
 
 
 def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operand]], rows: int) -> float:

@@ -8,7 +8,7 @@ import torch
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.table import DECODE, PROMPT
+from tpi_mpi.kernels.work import DECODE, PROMPT
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Kind, shard_blocks
 from tpi_mpi.model.config import ModelConfig

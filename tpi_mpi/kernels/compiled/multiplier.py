@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tpi_mpi.kernels.compiled import product, reading, states
+from tpi_mpi.kernels.compiled import product, states
 from tpi_mpi.kernels.compiled import token as compiled_token
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, TILES_BEFORE
@@ -14,8 +14,9 @@ from tpi_mpi.kernels.compiled.states import ARGUMENTS
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.table import DECODE, INTEGER, PROMPT, Kernel, choose
+from tpi_mpi.kernels.table import INTEGER, Kernel, choose
 from tpi_mpi.kernels.tiles.integer_tile import code_offset
+from tpi_mpi.kernels.work import DECODE, PROMPT
 
 # Bytes of weights that a thread claims at a time: much longer than claiming takes, much shorter than the whole.
 _CHUNK = 64 * 1024
@@ -55,6 +56,7 @@ class Multiplier:
     token = compiled_token
 
     def __init__(self, threads: int, planes: int):
+        self.threads = threads
         self.pool = Pool(threads)
         self.cpu = this_cpu()
         self._planes = planes
@@ -85,9 +87,6 @@ class Multiplier:
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return [f"{self.cpu.name}: {kernel}" for kernel in self._kernels(layouts)]
-
-    def read(self, words: np.ndarray) -> int:
-        return reading.read(self.pool.control, words)
 
     def _kernels(self, layouts: Iterable[Tiled]) -> list[Kernel]:
         return list({self.kernel(layout, work): None for layout in layouts for work in (DECODE, PROMPT)})
