@@ -33,7 +33,7 @@ class Linear(Protocol, AbstractContextManager):
         """The same states times each of several operands, which must have the same columns."""
 
     def adapt(self) -> None:
-        """To be called now and then: uses fewer threads while other programs need the cores."""
+        """To be called after each sweep: uses fewer threads while other programs need the cores."""
 
     def prepare(self, layouts: Iterable[Tiled]) -> None:
         """Compiles, or loads, whatever multiplies with matrices in these layouts."""

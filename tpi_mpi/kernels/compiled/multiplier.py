@@ -70,7 +70,6 @@ class Multiplier:
         self.pool.close()
 
     def adapt(self) -> None:
-        """To be called now and then: uses fewer threads while other programs need the cores."""
         self.pool.adapt()
 
     def kernel(self, layout: Tiled, work: str) -> Kernel:

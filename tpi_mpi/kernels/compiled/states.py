@@ -36,7 +36,7 @@ from tpi_mpi.kernels.tiles.intrinsics import round_group
 
 @helper
 def pack_height(rows, height):
-    """The number of rows in a pack for which ``rows`` rows are left: a power of two up to ``height``."""
+    """The rows of the next pack, of ``rows`` that are left: ``height``, or the least power of two that holds them."""
     if rows >= height:
         return height
     size = 1
@@ -65,7 +65,10 @@ def order_floats(first, stop, address):
 
 
 def order_rounded(first, stop, address):
-    """The same in bfloat16 and in the order (inputs / 2, rows of the pack, 2)."""
+    """The same in bfloat16 and in the order (inputs / 2, rows of the pack, 2).
+
+    Only plain formats come here, which have no lead.
+    """
     a = array_at(address, ARGUMENTS, np.int64)
     columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
     for row in range(first * height, min(stop * height, a[ROWS]), height):
