@@ -69,12 +69,7 @@ class PackedCheckpoint:
 
     def referee(self) -> list[dict]:
         """As of zoo.py."""
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32).eval()
-        _, unexpected = model.load_state_dict(self.weights(), strict=False)
-        assert not unexpected
-        return [zoo.continuation(model, prompt) for prompt in zoo.PROMPTS]
+        return zoo.answers_with(self.directory, self.weights())
 
 
 def packed(rows: Rows, source: Format, target: Format) -> Rows:

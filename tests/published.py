@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import zoo
 from safetensors.torch import load_file, save_file
 
 MODEL, CONFIG = "model.safetensors", "config.json"
@@ -196,13 +195,3 @@ def publish(source: Path, target: Path, config: dict, pack: Callable) -> dict[st
     keys = json.loads((source / CONFIG).read_text())
     (target / CONFIG).write_text(json.dumps({**keys, "quantization_config": config}))
     return weights
-
-
-def referee(source: Path, weights: dict[str, torch.Tensor]) -> list[dict]:
-    """What transformers says of the checkpoint with other weights, as of zoo.py."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    _, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected
-    return [zoo.continuation(model, prompt) for prompt in zoo.PROMPTS]

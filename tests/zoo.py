@@ -105,6 +105,17 @@ def build(name: str, directory: Path, dtype: str = "float32") -> None:
     (directory / "referee.json").write_text(json.dumps([continuation(model, prompt) for prompt in PROMPTS]))
 
 
+def answers_with(source: Path, weights: dict) -> list[dict]:
+    """What transformers says of a checkpoint in float32 in which some weights are others, prompt by prompt."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    _, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    return [continuation(model, prompt) for prompt in PROMPTS]
+
+
 def continuation(model, prompt: list[int], count: int = NEW_TOKENS) -> dict:
     """What transformers continues a prompt with, greedily, and the log-probabilities of all tokens at each step."""
     import torch

@@ -6,6 +6,7 @@ import numpy as np
 import published
 import pytest
 import torch
+import zoo
 from published import MODEL, Quantized, awq_config, compressed_config, fp8_config, gptq_config
 from safetensors.torch import load_file, save_file
 from together import Together
@@ -78,7 +79,7 @@ def check_answers(slabs, ranks: int, expected: list[dict]) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_kept_weights_answer_as_transformers_with_them_dequantized(case, checkpoints, tmp_path, capsys):
     format, (config, pack) = CASES[case]
-    expected = published.referee(
+    expected = zoo.answers_with(
         checkpoints["llama"], published.publish(checkpoints["llama"], tmp_path / "checkpoint", config, pack)
     )
     for ranks in ("1", "4 --ratios 1,2,3,1"):
@@ -96,7 +97,7 @@ def test_fused_projections_are_kept(checkpoints, tmp_path):
     weights = published.publish(checkpoints["phi3"], tmp_path / "checkpoint", config, pack)
     split([str(tmp_path / "checkpoint"), str(tmp_path / "slabs"), "--ranks", "3"])
     verify([str(tmp_path / "slabs"), "--checkpoint", str(tmp_path / "checkpoint")])
-    check_answers(tmp_path / "slabs", 3, published.referee(checkpoints["phi3"], weights))
+    check_answers(tmp_path / "slabs", 3, zoo.answers_with(checkpoints["phi3"], weights))
 
 
 @pytest.mark.usefixtures("float32_cache")
@@ -106,7 +107,7 @@ def test_as_float32_they_answer_the_same(case, checkpoints, tmp_path):
     weights = published.publish(checkpoints["qwen2"], tmp_path / "checkpoint", config, pack)
     split([str(tmp_path / "checkpoint"), str(tmp_path / "slabs"), "--ranks", "2", "--dtype", "float32"])
     verify([str(tmp_path / "slabs"), "--checkpoint", str(tmp_path / "checkpoint")])
-    check_answers(tmp_path / "slabs", 2, published.referee(checkpoints["qwen2"], weights))
+    check_answers(tmp_path / "slabs", 2, zoo.answers_with(checkpoints["qwen2"], weights))
 
 
 @pytest.mark.parametrize("options", ["--dtype bfloat16", "--dtype int4 --zero-points", "--dtype int8 --group 128"])
