@@ -19,9 +19,7 @@ def convert(rows: Rows, source: Format, target: Format, name: str) -> Rows:
         return rows
     values = tensor_of(rows, source)
     if target.packed:
-        values = values.float().numpy()
-        _check_finite(values, target, name)
-        return quantize(values, target)
+        return _quantized(values.float().numpy(), target, name)
     dtype = getattr(torch, target.dtype)
     _check_range(values, dtype, target, name)
     return rows_of(values.to(dtype))
@@ -55,8 +53,10 @@ def _check_range(values: torch.Tensor, dtype: torch.dtype, target: Format, name:
         )
 
 
-def _check_finite(values: np.ndarray, target: Format, name: str) -> None:
-    if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+def _quantized(values: np.ndarray, target: Format, name: str) -> Rows:
+    try:
+        return quantize(values, target)
+    except ValueError:
         raise UserError(
             f"tensor {name} has a weight that is not finite, which {target.dtype} cannot hold; use --dtype keep"
-        )
+        ) from None
