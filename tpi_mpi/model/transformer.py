@@ -110,18 +110,21 @@ class ModelShard:
         states = self._normalise(weights, names.ATTENTION_NORM, hidden)
         modules = names.Q_PROJ, names.K_PROJ, names.V_PROJ
         projected = self._project_all(weights, modules, states, span.work)
-        queries, keys, values = (own.view(len(hidden), -1, self.config.head_dim) for own in projected)  # (T, heads, ..)
+        queries, keys, values = (own.view(len(hidden), -1, self.config.head_dim) for own in projected)
         if self.config.family.qk_norm:
-            queries, keys = (
-                self._normalise(weights, names.Q_NORM, queries),
-                self._normalise(weights, names.K_NORM, keys),
-            )
+            queries = self._normalise(weights, names.Q_NORM, queries)
+            keys = self._normalise(weights, names.K_NORM, keys)
         attend = self._attend_many if self.linear.token is None or span.count > 1 else self._attend_one
         mixed = attend(queries, keys, values, layer, span, cache)
         return self._project(weights, names.O_PROJ, mixed, span.work)
 
-    def _attend_many(self, queries, keys, values, layer: int, span: Span, cache: KVCache) -> torch.Tensor:
-        """Attention of the positions of a span, (T, heads * head_dim); the span's keys and values join the cache."""
+    def _attend_many(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: int, span: Span, cache: KVCache
+    ) -> torch.Tensor:
+        """Attention of the positions of a span, (T, heads * head_dim); the span's keys and values join the cache.
+
+        queries, keys, values: (T, heads, head_dim).
+        """
         queries, keys, values = (own.transpose(0, 1) for own in (queries, keys, values))
         cache.append(layer, span.start, rotate(keys, span.cos, span.sin), values)
         window = self.config.sliding_windows[layer]
@@ -130,7 +133,9 @@ class ModelShard:
         mixed = attention(queries, *seen, self.heads_per_kv, self.first_head, span.mask(window))  # (H, T, head_dim)
         return mixed.transpose(0, 1).flatten(1)
 
-    def _attend_one(self, queries, keys, values, layer: int, span: Span, cache: KVCache) -> torch.Tensor:
+    def _attend_one(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer: int, span: Span, cache: KVCache
+    ) -> torch.Tensor:
         """The same for a single position, compiled."""
         positions = span.first_key(self.config.sliding_windows[layer]), span.start
         angles, heads = (span.cos, span.sin), (self.first_head, self.heads_per_kv)

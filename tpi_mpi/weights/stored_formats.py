@@ -84,8 +84,8 @@ class StoredFormats:
 
     def partition(self, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> Partition:
         """Deals the model to ``size`` ranks by bytes, in these formats. Raises as :meth:`Partition.of` does."""
-        plain = Partition.of(config, size, ratios)
-        specs = [spec for block in blocks_of(config, plain) for spec in block.tensors if spec.multiplied]
+        blocks = blocks_of(config, Partition.of(config, 1))
+        specs = [spec for block in blocks for spec in block.tensors if spec.multiplied]
         head, layer = specs[-1], next(spec for spec in specs if spec.along == "columns")
         return Partition.of(config, size, ratios, self.of(head).bits / self.of(layer).bits)
 

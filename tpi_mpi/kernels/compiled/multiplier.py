@@ -124,8 +124,9 @@ class Multiplier:
         packs = -(-rows // kernel.height)
         padded = packs * kernel.height
         arguments = np.zeros(ARGUMENTS + len(layouts) * OPERAND_ARGUMENTS, np.int64)
-        arguments[states.ROWS : states.CODE_OFFSET + 1] = self._settings(rows, first, kernel)
-        arguments[states.ORDERED : states.SUMS + 1] = self._room(padded, first, kernel)
+        groups = first.inputs // kernel.group if kernel.kind == INTEGER else 0
+        arguments[states.ROWS : states.CODE_OFFSET + 1] = self._settings(rows, first, kernel, groups)
+        arguments[states.ORDERED : states.SUMS + 1] = self._room(padded, first.inputs, kernel, groups)
         arguments[states.OPERANDS] = len(layouts)
         tiles, place = 0, ARGUMENTS
         for layout in layouts:
@@ -138,18 +139,15 @@ class Multiplier:
         addresses = product.order_kernel(kernel), product.product_kernel(kernel), arguments.ctypes.data
         return _Plan(layouts, kernel, arguments, addresses, packs, tiles, together, shapes)
 
-    def _settings(self, rows: int, layout: Tiled, kernel: Kernel) -> tuple[int, ...]:
-        """The arguments from the number of rows to the offset of the codes."""
-        integer = kernel.kind == INTEGER
-        groups = layout.inputs // kernel.group if integer else 0
-        offset = code_offset(kernel.dtype, kernel.zero_points, self.cpu) if integer else 0
+    def _settings(self, rows: int, layout: Tiled, kernel: Kernel, groups: int) -> tuple[int, ...]:
+        """The arguments from the number of rows to the offset of the codes. groups: of states that are bytes."""
+        offset = code_offset(kernel.dtype, kernel.zero_points, self.cpu) if groups else 0
         shape = rows, layout.columns, layout.lead, layout.inputs
         return *shape, kernel.height, kernel.group, groups, kernel.planes, offset
 
-    def _room(self, rows: int, layout: Tiled, kernel: Kernel) -> list[int]:
+    def _room(self, rows: int, inputs: int, kernel: Kernel, groups: int) -> list[int]:
         """The addresses of the ordered states, steps, offsets and sums."""
-        groups = layout.inputs // kernel.group if kernel.kind == INTEGER else 0
-        states_bytes = product.STATE_BYTES[kernel.kind] * kernel.planes * layout.inputs
+        states_bytes = product.STATE_BYTES[kernel.kind] * kernel.planes * inputs
         sizes = [rows * size for size in (states_bytes, 4 * groups, 4 * groups * kernel.planes, 4 * groups)]
         places = np.cumsum([0, *(-(-size // _LINE) * _LINE for size in sizes)])
         if len(self._scratch) < places[-1] + _LINE:

@@ -45,17 +45,24 @@ def pack_height(rows, height):
     return size
 
 
+@helper
+def _pack(a, row, dtype, size_of_number):
+    """How many states' rows the pack has that begins with this one, how many rows with its zeros, and its place."""
+    count = min(a[ROWS] - row, a[HEIGHT])
+    size = pack_height(count, a[HEIGHT])
+    target = array_at(a[ORDERED] + size_of_number * row * a[INPUTS], size * a[INPUTS], dtype)
+    if count < size or a[COLUMNS] < a[INPUTS]:
+        target[:] = 0
+    return count, size, target
+
+
 def order_floats(first, stop, address):
     """Puts the packs from ``first`` up to ``stop`` in the order (inputs, rows of the pack)."""
     a = array_at(address, ARGUMENTS, np.int64)
-    columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
+    columns, height = a[COLUMNS], a[HEIGHT]
     for row in range(first * height, min(stop * height, a[ROWS]), height):
-        count = min(a[ROWS] - row, height)
-        size = pack_height(count, height)
+        count, size, target = _pack(a, row, np.float32, 4)
         source = array_at(a[STATES] + 4 * row * columns, count * columns, np.float32)
-        target = array_at(a[ORDERED] + 4 * row * inputs, size * inputs, np.float32)
-        if count < size or columns < inputs:
-            target[:] = 0
         for r in range(count):
             own = source[r * columns : (r + 1) * columns]
             if size == 1:
@@ -70,14 +77,10 @@ def order_rounded(first, stop, address):
     Only plain formats come here, which have no lead.
     """
     a = array_at(address, ARGUMENTS, np.int64)
-    columns, inputs, height = a[COLUMNS], a[INPUTS], a[HEIGHT]
+    columns, height = a[COLUMNS], a[HEIGHT]
     for row in range(first * height, min(stop * height, a[ROWS]), height):
-        count = min(a[ROWS] - row, height)
-        size = pack_height(count, height)
+        count, size, target = _pack(a, row, np.uint16, 2)
         source = array_at(a[STATES] + 4 * row * columns, count * columns, np.uint32)
-        target = array_at(a[ORDERED] + 2 * row * inputs, size * inputs, np.uint16)
-        if count < size or columns < inputs:
-            target[:] = 0
         for r in range(count):
             for k in range(columns):
                 target[(k // 2 * size + r) * 2 + k % 2] = rounded(source[r * columns + k])

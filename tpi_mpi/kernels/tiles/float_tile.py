@@ -14,7 +14,6 @@ from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I16, I32, LANES, Emitter
 
 # Inputs whose code is written out between two jumps.
 _UNROLLED = 16
-_PREFETCH_FROM, _PREFETCH = 4, 4096
 
 # What float16 makes of the bits of a float8: that number times 2^-8.
 _FLOAT8_FACTOR = 256.0
@@ -121,9 +120,7 @@ class _Writer:
     def load(self, start: ir.Value, index: int, element: ir.Type, lanes: int) -> ir.Value:
         emit, size = self.emit, _BYTES[self.kernel.dtype] * LANES
         offset = emit.plus(emit.times(start, size), index * size)
-        if self.kernel.height >= _PREFETCH_FROM:
-            emit.prefetch(self.at.weights, emit.plus(offset, _PREFETCH))
-        return emit.load(self.at.weights, offset, element, lanes)
+        return emit.load_weights(self.at.weights, offset, element, self.kernel.height, lanes)
 
     def widened_pair(self, pairs: ir.Value) -> Iterator[ir.Value]:
         """Two bfloat16 in each lane: the first in its low bits."""
