@@ -90,7 +90,7 @@ class ModelShard:
         config = self.config
         chunk = min(length, chunk)
         whole = 2 * length * config.hidden_size  # the hidden states, and their copy in flight to the other ranks
-        projected = chunk * (6 * config.hidden_size + 3 * self.columns + 6 * self.heads * config.head_dim)
+        projected = chunk * (6 * config.hidden_size + 4 * self.columns + 6 * self.heads * config.head_dim)
         ordered = 2 * chunk * max(config.hidden_size, self.columns, self.heads * config.head_dim)  # for kernels
         widened = 2 * self.kv_heads * length * config.head_dim  # keys and values in float32
         return 4 * (whole + projected + ordered + widened + chunk * length + config.vocab_size)
