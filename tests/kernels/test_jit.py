@@ -96,13 +96,13 @@ def test_a_name_is_one_word():
 
 def test_the_second_process_compiles_nothing(tmp_path):
     script = (
-        "import torch\n"
+        "import numpy as np\n"
         "from tpi_mpi.kernels.compiled.multiplier import Multiplier\n"
         "from tpi_mpi.kernels.formats import Format, Tiled\n"
         "from operands import random_operand\n"
         "with Multiplier(2, 2) as multiply:\n"
         "    for format in (Format.of('int4'), Format.of('int8', 64), Format.of('float32')):\n"
-        "        multiply(torch.ones(1, 64), random_operand(Tiled(format, 16, 64)), 'decode')\n"
+        "        multiply(np.ones((1, 64), np.float32), random_operand(Tiled(format, 16, 64)), 'decode')\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("NUMBA_CACHE_DIR", None)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 
-import torch
+import numpy as np
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
@@ -48,8 +48,6 @@ class Engine:
 
     def __init__(self, world: World, cores: Cores, slab: Slab, options: MachineOptions, capacity: int):
         self._threads = cores.threads(options.threads)
-        torch.set_num_threads(1)  # products have threads of their own, beside which torch's would only be in the way
-        torch.set_grad_enabled(False)
         self.world = world
         self.slab = slab
         self.trace = Trace(record=options.trace is not None)
@@ -130,14 +128,14 @@ class Engine:
                 return
             start = 0 if self._model.rope.restarts_at(len(ids)) else len(ids) - 1
 
-    def _forward(self, token_ids: Sequence[int], start: int) -> torch.Tensor:
+    def _forward(self, token_ids: Sequence[int], start: int) -> np.ndarray:
         """The logits (vocab_size,) of the token that follows these, the first of which is at position ``start``."""
         step, hidden = Step(start, len(token_ids)), self._embedding(token_ids)
         self._steps.send(step, hidden)
         with self._progress.sweep():
             return self._sweep(step, hidden)
 
-    def _sweep(self, step: Step, hidden: torch.Tensor) -> torch.Tensor | None:
+    def _sweep(self, step: Step, hidden: np.ndarray) -> np.ndarray | None:
         logits = self._decoder.sweep(step, hidden)
         self._linear.adapt()
         return logits

@@ -8,14 +8,15 @@ import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+import numpy as np
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
 from tpi_mpi.kernels.linear import compiling_announced
-from tpi_mpi.model.transformer import ModelShard, Weights
+from tpi_mpi.kernels.operand import Tensors
+from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.mapping import tensors_of
 from tpi_mpi.weights.slab import BlockExtent, Slab
 
@@ -37,12 +38,12 @@ def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int)
     attention, feed_forward = map(_zero_weights, slab.first_layer)
     for rows in sorted({1, most_rows}):
         span, cache = model.span(0, rows, rows), model.new_cache(rows)
-        hidden = torch.zeros(rows, slab.config.hidden_size)
+        hidden = np.zeros((rows, slab.config.hidden_size), np.float32)
         hidden += allreduce.sum(model.attention(attention, hidden, 0, span, cache))
         hidden += allreduce.sum(model.feed_forward(feed_forward, hidden, span.work))
 
 
-def _zero_weights(block: BlockExtent) -> Weights:
+def _zero_weights(block: BlockExtent) -> Tensors:
     """Zeros in a block's shapes, which take no memory: reading a private page never written to maps the zero page."""
     nothing = mmap.mmap(-1, block.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return tensors_of(nothing, block, block.offset)

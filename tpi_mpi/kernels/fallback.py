@@ -1,23 +1,35 @@
-"""Products without compiled kernels: the weights are dequantized, and torch multiplies."""
+"""Products and blocks without compiled kernels: the weights are dequantized, and torch computes, slowly and obviously.
+
+It runs where Numba is missing, and is what compiled code is tested against.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.packing import dequantize, unpack
+from tpi_mpi.kernels.blocks import Blocks, Shapes, Span
+from tpi_mpi.kernels.formats import TILE, Format, Tiled
+from tpi_mpi.kernels.kv_cache import KVCache
+from tpi_mpi.kernels.operand import Arranged, Operand, Vector
+from tpi_mpi.kernels.packing import Rows, dequantize, unpack
 
 # Tiles that are dequantized at a time, so that the caches hold them and no whole matrix is in memory in float32.
 _TILES = 32
 
+_ACTIVATIONS = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda states: F.gelu(states, approximate="tanh"),
+}
+
 
 class Fallback:
-    """Multiplies states with operands, slowly and obviously: see :class:`tpi_mpi.kernels.linear.Linear`."""
+    """Multiplies states with operands; see :class:`tpi_mpi.kernels.linear.Linear`."""
 
     threads = 1
-    token = None
 
     def __enter__(self) -> "Fallback":
         return self
@@ -31,24 +43,135 @@ class Fallback:
     def prepare(self, layouts: Iterable[Tiled]) -> None:
         """There is nothing to compile."""
 
+    def blocks(self, shapes: Shapes) -> Blocks:
+        return FallbackBlocks(self, shapes)
+
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return ["torch, on dequantized weights"]
 
-    def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
+    @torch.inference_mode()
+    def __call__(self, rows: np.ndarray, operand: Operand, work: str) -> np.ndarray:
         """Row by row, because torch's results for a row depend on how many there are."""
-        product = torch.empty(len(rows), operand.shape[0])
+        states, product = torch.from_numpy(np.ascontiguousarray(rows)), torch.empty(len(rows), operand.shape[0])
         for first, weight in _pieces(operand):
-            for result, row in zip(product, rows, strict=True):
+            for result, row in zip(product, states, strict=True):
                 result[first : first + len(weight)] = F.linear(row, weight)
-        return product
+        return product.numpy()
 
-    def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
+    def several(self, rows: np.ndarray, operands: Sequence[Operand], work: str) -> list[np.ndarray]:
         return [self(rows, operand, work) for operand in operands]
 
 
-def dequantized(operand: Operand) -> torch.Tensor:
+class FallbackBlocks:
+    """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
+
+    def __init__(self, linear: Fallback, shapes: Shapes):
+        self._linear = linear
+        self._shapes = shapes
+
+    @torch.inference_mode()
+    def attention(
+        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+    ) -> np.ndarray:
+        norm, query, key, value, output, *options = tensors.tensors
+        query_bias, key_bias, value_bias, output_bias, query_norm, key_norm = options
+        states = self._norm(norm, torch.from_numpy(hidden))
+        queries = self._turned(self._heads(states, query, query_bias), query_norm, span)
+        keys = self._turned(self._heads(states, key, key_bias), key_norm, span)
+        cache.append(layer, span.start, *(_stored(own, cache.dtype) for own in (keys, self._heads(states, value, value_bias))))
+        first = 0 if window is None else max(0, span.start - window + 1)
+        seen = [torch.from_numpy(own) for own in cache.read(layer, first, span.stop)]
+        mask = causal_mask(span.start, span.count, first, window)
+        mixed = attention(queries, *seen, self._shapes.heads_per_kv, self._shapes.first_head, mask)
+        return self._product(mixed.transpose(0, 1).flatten(1), output, output_bias).numpy()
+
+    @torch.inference_mode()
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+        norm, gate, up, down, gate_bias, up_bias, down_bias = tensors.tensors
+        states = self._norm(norm, torch.from_numpy(hidden))
+        gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
+        return self._product(gated(self._shapes.activation, gates, ups), down, down_bias).numpy()
+
+    @torch.inference_mode()
+    def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
+        return self._norm(tensors.tensors[0], torch.from_numpy(hidden)).numpy()
+
+    def memory(self, rows: int, capacity: int) -> int:
+        shapes = self._shapes
+        mixed = shapes.heads * shapes.head_dim
+        projected = rows * (6 * shapes.width + 4 * shapes.columns + 6 * mixed)
+        widened = 4 * shapes.kv_heads * capacity * shapes.head_dim  # keys and values in float32, and as stored
+        return 4 * (projected + widened + shapes.heads * rows * capacity)
+
+    def _norm(self, weight: Vector, states: torch.Tensor) -> torch.Tensor:
+        return rms_norm(states, _widened(weight), self._shapes.eps)
+
+    def _product(self, states: torch.Tensor, operand: Operand, bias: Vector | None) -> torch.Tensor:
+        product = torch.from_numpy(self._linear(states.numpy(), operand, ""))
+        return product if bias is None else product + _widened(bias)
+
+    def _heads(self, states: torch.Tensor, operand: Operand, bias: Vector | None) -> torch.Tensor:
+        """(heads, T, head_dim)."""
+        return self._product(states, operand, bias).unflatten(1, (-1, self._shapes.head_dim)).transpose(0, 1)
+
+    def _turned(self, heads: torch.Tensor, norm: Vector | None, span: Span) -> torch.Tensor:
+        heads = heads if norm is None else self._norm(norm, heads)
+        return rotate(heads, torch.from_numpy(span.cosines), torch.from_numpy(span.sines))
+
+
+def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Root-mean-square normalisation of states (..., N) over the last axis, scaled by weight (N,)."""
+    variance = states.pow(2).mean(-1, keepdim=True)
+    return states * torch.rsqrt(variance + eps) * weight
+
+
+def gated(activation: str, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """The feed-forward block's gate: activation(gate) * up; with SiLU, this is SwiGLU (arXiv 2002.05202)."""
+    return _ACTIVATIONS[activation](gate) * up
+
+
+def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates each pair (i, i + dim / 2) of the first ``dim`` components by its angle.
+
+    states: (H, T, head_dim). cos, sin: (T, dim / 2). Returns (H, T, head_dim); components beyond ``dim`` are unchanged.
+    """
+    half = cos.shape[-1]
+    first, second, rest = states[..., :half], states[..., half : 2 * half], states[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads_per_kv: int, first: int, mask: torch.Tensor
+) -> torch.Tensor:
+    """Grouped-query attention (arXiv 2305.13245) over the keys seen so far, one head after the other.
+
+    queries: (H, T, head_dim), consecutive heads; each key-value head is read by ``heads_per_kv`` of the model's.
+    first: position of the first query head among those that read its key-value head.
+    keys, values: (KV, S, head_dim). mask: (T, S), true where a query sees a key.
+    Returns (H, T, head_dim).
+    """
+    mixed = []
+    for head, query in enumerate(queries):
+        own = (first + head) // heads_per_kv
+        scores = query @ keys[own].T / query.shape[-1] ** 0.5
+        mixed.append(scores.masked_fill(~mask, -torch.inf).softmax(-1) @ values[own])
+    return torch.stack(mixed)
+
+
+def causal_mask(start: int, count: int, first_key: int, window: int | None) -> torch.Tensor:
+    """(count, S), true where a query sees a key: queries from position ``start`` on, keys from ``first_key`` on.
+
+    window: the number of latest positions that a query sees, itself included; None for all.
+    """
+    query = torch.arange(start, start + count)[:, None]
+    key = torch.arange(first_key, start + count)
+    seen = key <= query
+    return seen if window is None else seen & (key > query - window)
+
+
+def dequantized(operand: Operand) -> np.ndarray:
     """The weights, (N, K) in float32."""
-    return torch.cat([weight for _, weight in _pieces(operand)])
+    return np.concatenate([weight.numpy() for _, weight in _pieces(operand)])
 
 
 def _pieces(operand: Operand) -> Iterator[tuple[int, torch.Tensor]]:
@@ -58,3 +181,15 @@ def _pieces(operand: Operand) -> Iterator[tuple[int, torch.Tensor]]:
         rows = unpack([part[tile : tile + _TILES] for part in operand.parts], layout)
         weight = dequantize(rows[: layout.rows - tile * TILE], layout.format, layout.lead)
         yield tile * TILE, torch.from_numpy(weight)
+
+
+def _widened(vector: Vector) -> torch.Tensor:
+    return torch.from_numpy(dequantize(Rows(vector.stored[None]), Format(vector.layout.dtype))[0])
+
+
+def _stored(states: torch.Tensor, dtype: str) -> np.ndarray:
+    """States as a cache stores them."""
+    values = states.contiguous()
+    return values.to(getattr(torch, dtype)).view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else (
+        values.to(getattr(torch, dtype)).numpy()
+    )

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Protocol
 
-import torch
+import numpy as np
 
+from tpi_mpi.kernels.blocks import Blocks, Shapes
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import Tiled
 from tpi_mpi.kernels.operand import Operand
@@ -17,19 +17,17 @@ class Linear(Protocol, AbstractContextManager):
     """Multiplies states with operands.
 
     Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many, within
-    one kind of work: :data:`tpi_mpi.kernels.work.DECODE` or PROMPT.
+    one kind of work: :data:`tpi_mpi.kernels.blocks.DECODE` or PROMPT.
 
     threads: how many compute, the caller's included.
-    token: a token's norms and attention, compiled: :mod:`tpi_mpi.kernels.compiled.token`; None without kernels.
     """
 
     threads: int
-    token: ModuleType | None
 
-    def __call__(self, rows: torch.Tensor, operand: Operand, work: str) -> torch.Tensor:
+    def __call__(self, rows: np.ndarray, operand: Operand, work: str) -> np.ndarray:
         """States (M, K) in float32 times the transpose of the operand (N, K): (M, N) in float32."""
 
-    def several(self, rows: torch.Tensor, operands: Sequence[Operand], work: str) -> list[torch.Tensor]:
+    def several(self, rows: np.ndarray, operands: Sequence[Operand], work: str) -> list[np.ndarray]:
         """The same states times each of several operands, which must have the same columns."""
 
     def adapt(self) -> None:
@@ -37,6 +35,9 @@ class Linear(Protocol, AbstractContextManager):
 
     def prepare(self, layouts: Iterable[Tiled]) -> None:
         """Compiles, or loads, whatever multiplies with matrices in these layouts."""
+
+    def blocks(self, shapes: Shapes) -> Blocks:
+        """What computes the blocks of a model on the same threads."""
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         """For people: what multiplies with matrices in these layouts."""

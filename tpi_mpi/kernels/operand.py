@@ -1,14 +1,14 @@
-"""A matrix as it lies in memory, ready to be multiplied with."""
+"""The tensors of a block as they lie in memory, ready to be computed with."""
 
 from functools import cached_property
 
 import numpy as np
 
-from tpi_mpi.kernels.formats import Tiled
+from tpi_mpi.kernels.formats import Plain, Tiled
 
 
 class Operand:
-    """The parts of a matrix as views of a buffer, which lasts as long as any of them.
+    """A matrix: its parts as views of a buffer, which lasts as long as any of them.
 
     layout: what the parts are; see :class:`Tiled`. parts: arrays in the shapes and types of ``layout.parts``.
     """
@@ -44,3 +44,52 @@ class Operand:
             count = part.nbytes // np.dtype(part.dtype).itemsize
             parts.append(np.frombuffer(buffer, part.dtype, count, offset).reshape(part.shape))
         return cls(layout, parts)
+
+
+class Vector:
+    """A norm's weight or a bias. stored: (n,) as stored, bfloat16 as uint16; layout: tells its dtype."""
+
+    def __init__(self, layout: Plain, stored: np.ndarray):
+        self.layout = layout
+        self.stored = stored
+
+    @cached_property
+    def arguments(self) -> np.ndarray:
+        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.compiled.vectors`."""
+        return np.array([self.stored.ctypes.data, KINDS[self.layout.dtype]], np.int64)
+
+    @classmethod
+    def of(cls, layout: Plain, buffer, offset: int) -> "Vector":
+        """A view of a buffer in which it begins at an offset, in bytes."""
+        return cls(layout, np.frombuffer(buffer, layout.parts[0].dtype, layout.elements, offset))
+
+
+KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
+"""What numbers are, for compiled code."""
+
+
+class Tensors(dict[str, Operand | Vector]):
+    """The tensors of a block by name: matrices are operands, everything else vectors."""
+
+    def arranged(self, names: tuple[str, ...]) -> "Arranged":
+        """Those with some names, in that order. Remembered for the first names that were asked for, by identity."""
+        if self._names is not names:
+            self._names, self._arranged = names, Arranged([self.get(name) for name in names])
+        return self._arranged
+
+    _names: tuple[str, ...] | None = None
+    _arranged: "Arranged"
+
+
+class Arranged:
+    """Some tensors in an order that kernels know.
+
+    tensors: None where the block has none. layouts: of the tensors, by identity. address: of a table of the addresses
+        of their arguments, 0 where there is none.
+    """
+
+    def __init__(self, tensors: list[Operand | Vector | None]):
+        self.tensors = tensors
+        self.layouts = tuple(id(tensor and tensor.layout) for tensor in tensors)
+        self._table = np.array([tensor.arguments.ctypes.data if tensor else 0 for tensor in tensors], np.int64)
+        self.address = self._table.ctypes.data

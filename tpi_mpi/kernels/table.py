@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import GROUPS, Tiled
-from tpi_mpi.kernels.work import PROMPT
+from tpi_mpi.kernels.blocks import PROMPT
 
 INTEGER, FLOAT, ROUNDED = "integer", "float", "rounded"
 """Kinds of kernels: states as bytes, as float32, or as bfloat16."""
@@ -14,6 +14,9 @@ _INTEGER_FORMATS = ("int8", "int4", "mxfp4")
 # The most rows of states for which sums and weights fit in the CPU's registers, by kind and planes.
 _WIDE = {(INTEGER, 1): 8, (INTEGER, 2): 8, (FLOAT, 1): 8, (ROUNDED, 1): 8}
 _NARROW = {(INTEGER, 1): 4, (INTEGER, 2): 2, (FLOAT, 1): 4}
+
+
+MOST_ROWS = max(*_WIDE.values(), *_NARROW.values())
 
 
 @dataclass(frozen=True)

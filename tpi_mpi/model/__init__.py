@@ -7,7 +7,5 @@ names        Hugging Face's names of modules
 partition    which rank holds which heads and columns
 blocks       the tensors of each block, and how they are cut
 transformer  the part of each block that one rank computes
-layers       the arithmetic of a layer
 rope         the rotary position embedding
-kv_cache     keys and values of the positions so far
 """

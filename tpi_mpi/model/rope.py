@@ -2,7 +2,7 @@
 
 import math
 
-import torch
+import numpy as np
 
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.rope_config import RopeParameters
@@ -18,51 +18,42 @@ class Rope:
         self.parameters = config.rope
         self.trained_length = config.max_position_embeddings
         self.dim = int(config.head_dim * config.rope.partial_rotary_factor)
-        self.scale = _attention_factor(config.rope, config.max_position_embeddings)
+        self.scale = np.float32(_attention_factor(config.rope, config.max_position_embeddings))
         self._restarts = config.family.restarts_longrope and config.rope.rope_type == "longrope"
 
-    def tables(self, start: int, count: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(self, start: int, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines for ``count`` positions from ``start`` on, each (count, dim / 2).
 
         length: positions of the sequence so far, including this sweep's; two of the rope types depend on it.
         """
-        positions = torch.arange(start, start + count, dtype=torch.float32)
+        positions = np.arange(start, start + count, dtype=np.float32)
         angles = positions[:, None] * self.inverse_frequencies(length)
-        return angles.cos() * self.scale, angles.sin() * self.scale
+        return np.cos(angles) * self.scale, np.sin(angles) * self.scale
 
     def restarts_at(self, length: int) -> bool:
         """Whether a sequence that reaches this length must be recomputed from its start, with other frequencies."""
         return self._restarts and length == self.parameters.original_max_position_embeddings + 1
 
-    def inverse_frequencies(self, length: int) -> torch.Tensor:
+    def inverse_frequencies(self, length: int) -> np.ndarray:
         """Radians per position for each pair of dimensions, (dim / 2,)."""
         settings = self.parameters
-        base, exponents = settings.rope_theta, torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim
+        base = np.float32(settings.rope_theta)
+        exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
         match settings.rope_type:
             case "linear":
-                return 1.0 / base**exponents / settings.factor
+                return 1 / base**exponents / np.float32(settings.factor)
             case "dynamic":
-                return 1.0 / _dynamic_base(settings, self.dim, self.trained_length, length) ** exponents
+                return 1 / _dynamic_base(settings, self.dim, self.trained_length, length) ** exponents
             case "yarn":
                 return _yarn(settings, self.dim, exponents)
             case "llama3":
-                return _llama3(settings, 1.0 / base**exponents)
+                return _llama3(settings, 1 / base**exponents)
             case "longrope":
                 long = length > settings.original_max_position_embeddings
-                factors = torch.tensor(settings.long_factor if long else settings.short_factor)
-                return 1.0 / (factors * base**exponents)
+                factors = np.array(settings.long_factor if long else settings.short_factor, np.float32)
+                return 1 / (factors * base**exponents)
             case _:
-                return 1.0 / base**exponents
-
-
-def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates each pair (i, i + dim / 2) of the first ``dim`` components by its angle.
-
-    states: (H, T, head_dim). cos, sin: (T, dim / 2). Returns (H, T, head_dim); components beyond ``dim`` are unchanged.
-    """
-    half = cos.shape[-1]
-    first, second, rest = states[..., :half], states[..., half : 2 * half], states[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+                return 1 / base**exponents
 
 
 def _attention_factor(settings: RopeParameters, trained_length: int) -> float:
@@ -82,17 +73,17 @@ def _attention_factor(settings: RopeParameters, trained_length: int) -> float:
     return 1.0
 
 
-def _dynamic_base(settings: RopeParameters, dim: int, trained_length: int, length: int) -> float:
+def _dynamic_base(settings: RopeParameters, dim: int, trained_length: int, length: int) -> np.float32:
     """NTK-aware scaling: the base grows with the sequence once it is longer than the trained length."""
     growth = settings.factor * max(length, trained_length) / trained_length - (settings.factor - 1)
-    return settings.rope_theta * growth ** (dim / (dim - 2))
+    return np.float32(settings.rope_theta * growth ** (dim / (dim - 2)))
 
 
 def _yarn_mscale(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def _yarn(settings: RopeParameters, dim: int, exponents: torch.Tensor) -> torch.Tensor:
+def _yarn(settings: RopeParameters, dim: int, exponents: np.ndarray) -> np.ndarray:
     """YaRN (Peng et al., arXiv 2309.00071): interpolates slow dimensions, keeps fast ones, with a ramp in between."""
 
     def dimension_turning(rotations: float) -> float:
@@ -105,14 +96,15 @@ def _yarn(settings: RopeParameters, dim: int, exponents: torch.Tensor) -> torch.
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low or 0.001
-    interpolated = ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
-    wavelengths = settings.rope_theta**exponents
-    return interpolated / (settings.factor * wavelengths) + (1 - interpolated) / wavelengths
+    interpolated = ((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(width)).clip(0, 1)
+    wavelengths = np.float32(settings.rope_theta) ** exponents
+    return interpolated / (np.float32(settings.factor) * wavelengths) + (1 - interpolated) / wavelengths
 
 
-def _llama3(settings: RopeParameters, frequencies: torch.Tensor) -> torch.Tensor:
+def _llama3(settings: RopeParameters, frequencies: np.ndarray) -> np.ndarray:
     """Llama 3.1: divides low frequencies by the factor, keeps high ones, and blends those in between."""
-    turns = settings.original_max_position_embeddings * frequencies / (2 * math.pi)  # over the original context
+    # over the original context
+    turns = np.float32(settings.original_max_position_embeddings) * frequencies / np.float32(2 * math.pi)
     low, high = settings.low_freq_factor, settings.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * frequencies / settings.factor + kept * frequencies
+    kept = ((turns - np.float32(low)) / np.float32(high - low)).clip(0, 1)
+    return (1 - kept) * frequencies / np.float32(settings.factor) + kept * frequencies

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 import xxhash
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.units import MIB
 from tpi_mpi.kernels.formats import Tiled
-from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.operand import Operand, Tensors, Vector
 from tpi_mpi.weights import pages
 from tpi_mpi.weights.slab import BlockExtent
 
@@ -21,21 +20,15 @@ from tpi_mpi.weights.slab import BlockExtent
 _PIECE = 32 * MIB
 
 
-Tensors = dict[str, torch.Tensor | Operand]
-"""The tensors of a block by name: matrices that states are multiplied with are operands."""
-
-
 def tensors_of(buffer, extent: BlockExtent, origin: int) -> Tensors:
     """The tensors of a block, as views of a buffer that begins at offset ``origin`` of the file."""
-    tensors: Tensors = {}
+    tensors = Tensors()
     for tensor in extent.tensors:
         layout, offsets = tensor.layout, tuple(offset - origin for offset in tensor.offsets)
         if isinstance(layout, Tiled):
             tensors[tensor.name] = Operand.of(layout, buffer, offsets)
         else:
-            dtype = getattr(torch, layout.dtype)
-            values = torch.frombuffer(buffer, dtype=dtype, count=layout.elements, offset=offsets[0])
-            tensors[tensor.name] = values.view(layout.shape)
+            tensors[tensor.name] = Vector.of(layout, buffer, offsets[0])
     return tensors
 
 
@@ -123,7 +116,7 @@ class MappedBlock:
 
     def release(self) -> None:
         """Frees the memory: first the pages of the mapping, then those of the page cache behind them."""
-        self.tensors = {}
+        self.tensors = Tensors()
         pages.discard(self._address, self.nbytes)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.descriptor, self._first, self.nbytes, os.POSIX_FADV_DONTNEED)

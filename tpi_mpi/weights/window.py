@@ -10,7 +10,8 @@ from tpi_mpi.common.options import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import Plan
-from tpi_mpi.weights.mapping import MappedBlock, SlabFile, Tensors
+from tpi_mpi.kernels.operand import Tensors
+from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
 

@@ -6,8 +6,7 @@ atomics     instructions on memory that threads share
 pool        the threads
 states      states in the order that kernels read
 product     tiles of weights times packs of states
+prepared    products with all that kernels need to know of them
+multiplier  products of whoever has arrays
 reading     memory read for its rate
-pieces      norms and attention, for one token
-token       the same for tensors
-multiplier  products, prepared once and run on the threads
 """

@@ -37,15 +37,14 @@ def compiled(function: Callable) -> Callable:
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
-def reordering(function: Callable) -> Callable:
-    """The same, with sums in whatever order is fast: always the same one, but not that of the source."""
-    _prepare()
-    return numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
-
-
 def helper(function: Callable) -> Callable:
     """A function that compiled functions call, with arguments of any types; kept as a part of theirs."""
     return numba.njit(error_model="numpy")(function)
+
+
+def reordering(function: Callable) -> Callable:
+    """The same, with sums in whatever order is fast: always the same one, but not that of the source."""
+    return numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
 
 
 def kernel_address(function: Callable) -> int:

@@ -20,6 +20,7 @@ from tpi_mpi.kernels.compiled.states import (
     ROWS,
     STEPS,
     SUMS,
+    TABLE,
     pack_height,
 )
 from tpi_mpi.kernels.table import FLOAT, INTEGER, ROUNDED, Kernel
@@ -32,25 +33,29 @@ from tpi_mpi.kernels.tiles.intrinsics import multiply_tile, spelled
     TILE_BYTES,  # of weights
     TILE_SCALE_BYTES,  # of scales, and of zero points
     SCALE_STEP,  # bytes from one group's scales to the next's
+    MATRIX_ARGUMENTS,
+) = range(7)
+"""The places of a matrix's arguments, and how many there are; see :attr:`tpi_mpi.kernels.operand.Operand.arguments`."""
+
+(
+    SLOT,  # where the table has the address of its arguments
     TILES_BEFORE,  # of the operands before this one
     OUT,  # address
     OUT_STEP,  # bytes of a row of results
     OPERAND_ARGUMENTS,
-) = range(10)
-"""The places of an operand's arguments, which follow those of the states, and how many there are."""
+) = range(5)
+"""The places of an operand's own arguments, which follow those of the states, and how many there are."""
 
 STATE_BYTES = {INTEGER: 1, FLOAT: 4, ROUNDED: 2}
 """Bytes of a state, by the kind of kernel; of each plane, where there are several."""
 
 
 @compiled
-def multiply(control, order, product, address, packs, tiles, tiles_together):
-    """Puts the states in order and multiplies them, on the threads of a pool.
-
-    control: the pool's. order, product: addresses of kernels. address: of the arguments.
-    """
-    run(control, order, address, packs, 1 if packs > 2 else packs)
-    run(control, product, address, tiles, tiles_together)
+def execute(control, steps, count):
+    """Runs steps one after another on the threads of a pool: each a kernel, its arguments, items, items in a chunk."""
+    table = array_at(steps, 4 * count, np.int64)
+    for at in range(0, 4 * count, 4):
+        run(control, table[at], table[at + 1], table[at + 2], table[at + 3])
 
 
 @cache
@@ -81,19 +86,21 @@ def _product(word: str, height: int, state_bytes: int) -> Callable:
         head = array_at(address, ARGUMENTS, np.int64)
         inputs, groups, planes = head[INPUTS], head[GROUPS], head[PLANES]
         operands = array_at(address + 8 * ARGUMENTS, head[OPERANDS] * OPERAND_ARGUMENTS, np.int64)
+        table = array_at(head[TABLE], 1, np.int64)[0]
         o = 0
         for tile in range(first, stop):
             while o + OPERAND_ARGUMENTS < len(operands) and tile >= operands[o + OPERAND_ARGUMENTS + TILES_BEFORE]:
                 o += OPERAND_ARGUMENTS
             own = tile - operands[o + TILES_BEFORE]
+            matrix = array_at(array_at(table + 8 * operands[o + SLOT], 1, np.int64)[0], MATRIX_ARGUMENTS, np.int64)
             for row in range(0, head[ROWS], height):
                 multiply_tile(
                     word,
                     pack_height(head[ROWS] - row, height),
-                    operands[o + WEIGHTS] + own * operands[o + TILE_BYTES],
-                    operands[o + SCALES] + own * operands[o + TILE_SCALE_BYTES],
-                    operands[o + ZERO_POINTS] + own * operands[o + TILE_SCALE_BYTES],
-                    operands[o + SCALE_STEP],
+                    matrix[WEIGHTS] + own * matrix[TILE_BYTES],
+                    matrix[SCALES] + own * matrix[TILE_SCALE_BYTES],
+                    matrix[ZERO_POINTS] + own * matrix[TILE_SCALE_BYTES],
+                    matrix[SCALE_STEP],
                     inputs,
                     head[ORDERED] + state_bytes * planes * row * inputs,
                     head[STEPS] + 4 * row * groups,

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from tpi_mpi.kernels.compiled.jit import helper
-from tpi_mpi.kernels.compiled.memory import array_at
+from tpi_mpi.kernels.compiled.memory import array_at, stack
 from tpi_mpi.kernels.formats import UNIT
 from tpi_mpi.kernels.tiles.intrinsics import round_group
 
 (
     STATES,  # address: float32 (rows, columns)
+    STATES_STEP,  # bytes from one row of them to the next
     ROWS,
     COLUMNS,
     LEAD,  # inputs ahead of the first column, which are zero
@@ -28,9 +29,10 @@ from tpi_mpi.kernels.tiles.intrinsics import round_group
     STEPS,  # address: float32
     OFFSETS,  # address: int32
     SUMS,  # address: float32
+    TABLE,  # address of the address of a table of addresses of tensors' arguments
     OPERANDS,  # how many follow
     ARGUMENTS,
-) = range(16)
+) = range(18)
 """The places of a product's arguments, which are int64, and how many there are."""
 
 
@@ -62,9 +64,8 @@ def order_floats(first, stop, address):
     columns, height = a[COLUMNS], a[HEIGHT]
     for row in range(first * height, min(stop * height, a[ROWS]), height):
         count, size, target = _pack(a, row, np.float32, 4)
-        source = array_at(a[STATES] + 4 * row * columns, count * columns, np.float32)
         for r in range(count):
-            own = source[r * columns : (r + 1) * columns]
+            own = array_at(a[STATES] + (row + r) * a[STATES_STEP], columns, np.float32)
             if size == 1:
                 target[a[LEAD] : a[LEAD] + columns] = own
             else:
@@ -80,10 +81,10 @@ def order_rounded(first, stop, address):
     columns, height = a[COLUMNS], a[HEIGHT]
     for row in range(first * height, min(stop * height, a[ROWS]), height):
         count, size, target = _pack(a, row, np.uint16, 2)
-        source = array_at(a[STATES] + 4 * row * columns, count * columns, np.uint32)
         for r in range(count):
+            own = array_at(a[STATES] + (row + r) * a[STATES_STEP], columns, np.uint32)
             for k in range(columns):
-                target[(k // 2 * size + r) * 2 + k % 2] = rounded(source[r * columns + k])
+                target[(k // 2 * size + r) * 2 + k % 2] = rounded(own[k])
 
 
 @helper
@@ -101,14 +102,14 @@ def order_bytes_in(group: int, planes: int) -> Callable:
     def order_bytes(first, stop, address):
         a = array_at(address, ARGUMENTS, np.int64)
         height, columns, units = a[HEIGHT], a[COLUMNS], a[INPUTS] // UNIT
-        padded = np.zeros(group, np.float32)
+        padded = array_at(stack(group), group, np.float32)
         for row in range(first * height, min(stop * height, a[ROWS]), height):
             count = min(a[ROWS] - row, height)
             size = pack_height(count, height)
             for place in range(size * a[GROUPS]):
                 g, r = place // size, place % size
                 start = g * group - a[LEAD]
-                states = a[STATES] + 4 * (row + r) * columns
+                states = a[STATES] + (row + r) * a[STATES_STEP]
                 present = columns if r < count else 0  # else it is a row of zeros
                 source = states + 4 * start
                 if start < 0 or start + group > present:

@@ -4,6 +4,5 @@ emitter       vector instructions
 integer_tile  a tile of codes times rows of bytes
 float_tile    a tile of floating-point weights times rows
 rounding      a group of states rounded to bytes
-attention     a query head and the positions that it attends to
 intrinsics    the same as functions that compiled code calls
 """

@@ -9,7 +9,6 @@ from numba.extending import intrinsic
 
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.table import INTEGER, Kernel
-from tpi_mpi.kernels.tiles.attention import Head, emit_mean, emit_scores
 from tpi_mpi.kernels.tiles.emitter import Emitter
 from tpi_mpi.kernels.tiles.float_tile import FloatArguments, emit_float_tile
 from tpi_mpi.kernels.tiles.integer_tile import IntegerArguments, emit_integer_tile
@@ -41,30 +40,6 @@ def round_group(typing, group, planes, states, target, unit_step, step, offsets,
         return context.get_dummy_value()
 
     return types.void(group, planes, *[_INT] * 7), emit
-
-
-@intrinsic(prefer_literal=True)
-def score_positions(typing, dim, kind, query, keys, count, scores):
-    """Products of one query head with the keys of ``count`` positions; dim and kind must be literal."""
-    return _over_positions(dim, kind, emit_scores)
-
-
-@intrinsic(prefer_literal=True)
-def mean_of_positions(typing, dim, kind, weights, values, count, result):
-    """The weighted sum of the values of ``count`` positions; dim and kind must be literal."""
-    return _over_positions(dim, kind, emit_mean)
-
-
-def _over_positions(dim, kind, emit_loop):
-    if not (isinstance(dim, types.IntegerLiteral) and isinstance(kind, types.IntegerLiteral)):
-        raise errors.TypingError("the size of a head and the kind of numbers must be literal")
-    cpu, head = this_cpu(), Head(dim.literal_value, kind.literal_value)
-
-    def emit(context, builder, signature, arguments):
-        emit_loop(Emitter(builder, cpu), head, *arguments[2:])
-        return context.get_dummy_value()
-
-    return types.void(dim, kind, *[_INT] * 4), emit
 
 
 @intrinsic(prefer_literal=True)

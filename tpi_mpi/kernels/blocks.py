@@ -1,0 +1,108 @@
+"""What is computed of a block beyond products: the shapes, the positions, and who computes it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from tpi_mpi.kernels.kv_cache import KVCache
+from tpi_mpi.kernels.operand import Arranged
+
+DECODE, PROMPT = "decode", "prompt"
+"""Kinds of work: positions that continue a sequence, and a whole prompt. Their results may differ in the last bits."""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""What each name in a config.json means."""
+
+ATTENTION = ("norm", "query", "key", "value", "output")
+ATTENTION_OPTIONS = ("query bias", "key bias", "value bias", "output bias", "query norm", "key norm")
+FEED_FORWARD, FEED_FORWARD_OPTIONS = ("norm", "gate", "up", "down"), ("gate bias", "up bias", "down bias")
+"""The order of a block's tensors, and of those that it need not have, after them."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """One rank's part of the blocks of a model.
+
+    width: of the hidden states. eps: of the norms.
+    heads, kv_heads: of this rank; each key-value head is read by ``heads_per_kv`` of the model's query heads.
+    first_head: place of the first query head among those that read its key-value head. It need not be 0, because a
+        rank's heads may begin and end anywhere.
+    rotated: pairs of a head's numbers that turn with the position: (i, i + rotated).
+    columns: of this rank, in feed-forward blocks. activation: a value of :data:`ACTIVATIONS`.
+    """
+
+    width: int
+    eps: float
+    heads: int
+    kv_heads: int
+    heads_per_kv: int
+    first_head: int
+    head_dim: int
+    rotated: int
+    columns: int
+    activation: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive positions that are computed together, and what all layers need to know about them.
+
+    start: the first position. cosines, sines: float32 (T, rotated). work: DECODE or PROMPT.
+    """
+
+    start: int
+    cosines: np.ndarray
+    sines: np.ndarray
+    work: str
+
+    @property
+    def count(self) -> int:
+        return len(self.cosines)
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count
+
+    @cached_property
+    def addresses(self) -> tuple[int, int]:
+        """Of the cosines and the sines."""
+        return self.cosines.ctypes.data, self.sines.ctypes.data
+
+
+class Blocks(Protocol):
+    """Computes one rank's partials of blocks: (T, width) in float32, to be summed over the ranks.
+
+    Rows are independent, within one kind of work; see :class:`tpi_mpi.kernels.linear.Linear`.
+    """
+
+    def attention(
+        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+    ) -> np.ndarray:
+        """The partial of an attention block, from hidden states (T, width); keys and values join the cache.
+
+        tensors: in the order of :data:`ATTENTION`. window: the positions that one sees, itself included; None for all.
+        """
+
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+        """The partial of a feed-forward block, from hidden states (T, width).
+
+        tensors: in the order of :data:`FEED_FORWARD`.
+        """
+
+    def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
+        """Hidden states (T, width) normalised with the first tensor."""
+
+    def memory(self, rows: int, capacity: int) -> int:
+        """Bytes that ``rows`` positions of a sequence of ``capacity`` take while they are computed, at most.
+
+        Without what was allocated when as many had been computed before.
+        """

@@ -1,0 +1,232 @@
+"""Blocks as lists of steps, each list prepared once and run by one call into compiled code."""
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+
+from tpi_mpi.kernels.blocks import DECODE, Shapes, Span
+from tpi_mpi.kernels.fused import attending, steps
+from tpi_mpi.kernels.fused.attending import PART, ROWS_TOGETHER
+from tpi_mpi.kernels.compiled.jit import kernel_address
+from tpi_mpi.kernels.compiled.pool import Pool
+from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
+from tpi_mpi.kernels.fused.pieces import GELU, GELU_TANH, RELU, SILU
+from tpi_mpi.kernels.compiled.product import execute, product_kernel
+from tpi_mpi.kernels.cpu import Cpu
+from tpi_mpi.kernels.formats import TILE, Tiled
+from tpi_mpi.kernels.kv_cache import KVCache
+from tpi_mpi.kernels.operand import KINDS, Arranged
+from tpi_mpi.kernels.table import Kernel
+
+_ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
+
+# Positions of a long sequence that one item of work attends to when a token is computed.
+_SPAN = 2 * PART
+_ALL = 1 << 40
+# Rows that a thread claims at a time, of steps that are done row by row.
+_ROWS = 4
+_MOST_PROGRAMS = 128
+
+_CALL = struct.Struct(f"{steps.CALL}q")
+
+
+class _Program:
+    """The steps of a block for a number of rows, with the record that they share."""
+
+    def __init__(self, shapes: Shapes, rows: int):
+        self.record = np.zeros(steps.RECORD, np.int64)
+        self.record[steps.ROWS], self.record[steps.WIDTH] = rows, shapes.width
+        self.record[steps.EPS : steps.EPS + 1].view(np.float64)[0] = shapes.eps
+        self.address = self.record.ctypes.data
+        self.kept: list = []  # whatever steps point to
+
+    def set(self, **places: int) -> None:
+        """Sets numbers of the record by their names in lower case."""
+        for name, value in places.items():
+            self.record[getattr(steps, name.upper())] = value
+
+    def by_rows(self, kernel: Callable) -> Step:
+        """A step that is done for each row."""
+        return _address(kernel), self.address, int(self.record[steps.ROWS]), _ROWS
+
+    def finish(self, *some: Sequence[Step]) -> None:
+        """Puts the steps together."""
+        self._steps = np.array([step for part in some for step in part], np.int64)
+        self._steps_address, self._count = self._steps.ctypes.data, len(self._steps)
+
+    def items(self, step: int, count: int) -> None:
+        """Says how many items of work a step has."""
+        self._steps[step, 2] = count
+
+    def run(self, control: int, *call: int) -> None:
+        """Runs the steps. call: the first numbers of the record."""
+        _CALL.pack_into(self.record, 0, *call)
+        execute(control, self._steps_address, self._count)
+
+
+class FusedBlocks:
+    """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
+
+    def __init__(
+        self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes
+    ):
+        self._control = pool.control
+        self._scratch = scratch
+        self._choose, self._cpu = choose, cpu
+        self._shapes = shapes
+        self._programs: dict[tuple, _Program] = {}
+        self._version = 0
+
+    def attention(
+        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+    ) -> np.ndarray:
+        rows, partial = len(hidden), np.empty_like(hidden)
+        key = rows, span.work, id(cache.key_layout), tensors.layouts
+        program = self._known(key) or self._plan(key, lambda: self._attention(rows, span.work, cache, tensors))
+        spans = -(-span.stop // _SPAN) if span.work == DECODE else 1
+        program.items(program.attend, program.parts * spans)
+        angles = span.addresses
+        call = tensors.address, hidden.ctypes.data, partial.ctypes.data, *cache.addresses[layer], *angles
+        program.run(self._control, *call, span.start, spans, window or 0)
+        return partial
+
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+        rows, partial = len(hidden), np.empty_like(hidden)
+        key = rows, work, tensors.layouts
+        program = self._known(key) or self._plan(key, lambda: self._feed_forward(rows, work, tensors))
+        call = tensors.address, hidden.ctypes.data, partial.ctypes.data, *[0] * (steps.CALL - 3)
+        program.run(self._control, *call)
+        return partial
+
+    def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
+        program, result = _Program(self._shapes, len(hidden)), np.empty_like(hidden)
+        program.set(states=result.ctypes.data)
+        program.finish([program.by_rows(steps.normalise_rows)])
+        program.run(self._control, tensors.address, hidden.ctypes.data, *[0] * (steps.CALL - 2))
+        return result
+
+    def memory(self, rows: int, capacity: int) -> int:
+        return 0  # the scratch memory is as large as it was for the most rows
+
+    def _known(self, key: tuple) -> _Program | None:
+        """The program, unless the scratch memory that it works in has moved."""
+        return self._programs.get(key) if self._version == self._scratch.version else None
+
+    def _plan(self, key: tuple, make: Callable[[], _Program]) -> _Program:
+        program = make()
+        if len(self._programs) >= _MOST_PROGRAMS or self._version != self._scratch.version:
+            self._programs.clear()
+        self._version = self._scratch.version
+        self._programs[key] = program
+        return program
+
+    def _attention(self, rows: int, work: str, cache: KVCache, tensors: Arranged) -> _Program:
+        shapes, program = self._shapes, _Program(self._shapes, rows)
+        kernel = self._choose(cache.key_layout, DECODE)  # exact, for prompts too
+        together = min(shapes.heads, shapes.heads_per_kv)
+        queries = -(-rows * together // kernel.height) * kernel.height
+        spans, span = (-(-cache.capacity // _SPAN), _SPAN) if work == DECODE else (1, _ALL)
+        inputs, total = cache.key_layout.inputs, -(-shapes.head_dim // TILE) * TILE + attending.EXTRA
+        projected = self._products(rows, tensors, (steps.QUERY, steps.KEY, steps.VALUE), work)
+        output = self._products(rows, tensors, (steps.OUTPUT,), work)
+        of_queries = 4 * shapes.kv_heads * queries * inputs
+        of_totals = 4 * spans * shapes.kv_heads * queries * total
+        mixed = shapes.heads * shapes.head_dim
+        rooms = self._rooms(rows * 4 * max(shapes.width, mixed), projected, output, of_queries, of_totals)
+        program.set(
+            **_heads(shapes), product=product_kernel(kernel), height=kernel.height, inputs=inputs,
+            capacity=cache.value_layout.inputs,
+            kind=KINDS[cache.dtype], number_bytes=cache.key_layout.parts[0].nbytes // _numbers(cache.key_layout),
+            key_bytes=cache.key_layout.nbytes, value_bytes=cache.value_layout.nbytes,
+            queries=rooms[3], query_room=queries, totals=rooms[4], span=span,
+        )  # fmt: skip
+        begin = self._place(program, rooms, projected, output, 4 * shapes.width, 4 * mixed, steps.OUTPUT_BIAS)
+        attend = _address(attending.attend), program.address, 0, 1
+        middle = [program.by_rows(steps.prepare_heads), attend, program.by_rows(attending.combine)]
+        program.kept.append(cache.key_layout)  # it is found by its identity
+        program.attend = len(begin) + 1
+        program.parts = shapes.kv_heads * -(-queries // ROWS_TOGETHER)
+        program.finish(begin, middle, _steps_of(output), [program.by_rows(steps.finish)])
+        return program
+
+    def _feed_forward(self, rows: int, work: str, tensors: Arranged) -> _Program:
+        shapes, program = self._shapes, _Program(self._shapes, rows)
+        projected = self._products(rows, tensors, (steps.GATE, steps.UP), work)
+        output = self._products(rows, tensors, (steps.DOWN,), work)
+        rooms = self._rooms(rows * 4 * shapes.width, projected, output)
+        program.set(columns=shapes.columns, activation=_ACTIVATIONS[shapes.activation])
+        begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, steps.DOWN_BIAS)
+        program.finish(
+            begin, [program.by_rows(steps.activate)], _steps_of(output), [program.by_rows(steps.finish)]
+        )
+        return program
+
+    def _products(self, rows: int, tensors: Arranged, slots: Sequence[int], work: str) -> list[Product]:
+        layouts = [tensors.tensors[slot].layout for slot in slots]
+        return prepared(lambda layout: self._choose(layout, work), self._cpu, rows, layouts, slots)
+
+    def _rooms(self, of_states: int, projected: list[Product], output: list[Product], *others: int) -> list[int]:
+        """Addresses of the normalised states, the products' results, the ordered states, and others."""
+        results = max(_results_size(projected), _results_size(output))
+        ordered = max(product.order_bytes for product in (*projected, *output))
+        return self._scratch.rooms([of_states, results, ordered, *others])
+
+    def _place(
+        self, program: _Program, rooms: Sequence[int], projected: list[Product], output: list[Product],
+        width: int, mixed: int | None, bias: int,
+    ) -> list[Step]:  # fmt: skip
+        """Says where everything is; returns the steps up to the projections.
+
+        The results of the last product take the place of the projections', which are no longer needed.
+
+        width, mixed: bytes of a row of states for the projections and for the output; mixed is None where the first
+            projection's results are such states.
+        """
+        states, results, ordered = rooms[:3]
+        places, at = [], results
+        for product in projected:
+            sizes = product.result_bytes
+            own = [at + sum(map(aligned, sizes[:index])) for index in range(len(sizes))]
+            product.place(states, width, program.address, ordered, own)
+            places += zip(own, map(result_step, product.layouts), strict=True)
+            at += sum(map(aligned, sizes))
+        (out,) = output
+        last = (states, mixed) if mixed else places[0]
+        out.place(*last, program.address, ordered, [results])
+        flat = [number for place in places for number in place]
+        program.record[steps.PRODUCTS : steps.PRODUCTS + len(flat)] = flat
+        program.set(states=states, final_step=result_step(out.layouts[0]), final_bias=bias)
+        program.kept += [*projected, out]
+        return [program.by_rows(steps.normalise_rows), *_steps_of(projected)]
+
+
+def _heads(shapes: Shapes) -> dict[str, int]:
+    return {
+        "heads": shapes.heads,
+        "kv_heads": shapes.kv_heads,
+        "heads_per_kv": shapes.heads_per_kv,
+        "first_head": shapes.first_head,
+        "dim": shapes.head_dim,
+        "half": shapes.rotated,
+    }
+
+
+def _numbers(layout: Tiled) -> int:
+    return layout.tiles * TILE * layout.inputs
+
+
+def _results_size(products: Sequence[Product]) -> int:
+    return sum(aligned(size) for product in products for size in product.result_bytes)
+
+
+def _steps_of(products: Sequence[Product]) -> list[Step]:
+    return [step for product in products for step in product.steps()]
+
+
+@cache
+def _address(kernel: Callable) -> int:
+    return kernel_address(kernel)
+
+
