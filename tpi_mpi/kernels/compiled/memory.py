@@ -29,3 +29,13 @@ def half_bits(typing, value):
         return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
 
     return types.uint16(types.float32), emit
+
+
+@intrinsic
+def half_value(typing, bits):
+    """The float16 of these bits, as float32."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), emit
