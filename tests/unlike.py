@@ -14,11 +14,11 @@ from tpi_mpi.measurement import disk_probe, probes
 
 
 def version():
-    """An older torch."""
+    """An older numpy."""
     from tpi_mpi.preflight import versions
 
     installed = versions._installed
-    versions._installed = lambda package: "2.6.0" if package == "torch" else installed(package)
+    versions._installed = lambda package: "1.26.4" if package == "numpy" else installed(package)
 
 
 def memory():

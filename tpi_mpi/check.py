@@ -25,7 +25,7 @@ def _check(world: World, options: CheckOptions, began: float) -> None:
     from tpi_mpi.preflight.target import agree
 
     target = agree(world, options)
-    from tpi_mpi.preflight.run import check  # imports torch, which mistakes need not wait for
+    from tpi_mpi.preflight.run import check  # and with it what mistakes need not wait for
 
     check(world, target, options)
 

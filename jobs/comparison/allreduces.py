@@ -12,8 +12,6 @@ Cost: some seconds. To time another algorithm of Open MPI, such as number 3, rec
 import argparse
 import json
 
-import torch
-
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.allreduce.tuned import slowest
 from tpi_mpi.comm.links import Link, probe_links
@@ -46,7 +44,6 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     options = arguments()
     with start_mpi() as world:
         link = slowest(probe_links(world))

@@ -1,19 +1,20 @@
 """Laws of sampling: what each option leaves, and that a seed repeats it."""
 
+import numpy as np
 import pytest
 import torch
 
 from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.sampling import Sampler, draw, keep_top_k, keep_top_p, log_probability, penalise
 
-LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.0])
+LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.0], np.float32)
 
 
-def kept(logits: torch.Tensor) -> list[int]:
-    return logits.isfinite().nonzero().flatten().tolist()
+def kept(logits: np.ndarray) -> list[int]:
+    return np.flatnonzero(np.isfinite(logits)).tolist()
 
 
-def drawn(options: SamplingOptions, count: int, logits: torch.Tensor = LOGITS) -> list[int]:
+def drawn(options: SamplingOptions, count: int, logits: np.ndarray = LOGITS) -> list[int]:
     sampler = Sampler(options, [])
     return [sampler.choose(logits) for _ in range(count)]
 
@@ -25,25 +26,29 @@ def test_top_k_keeps_the_highest_and_ties():
 
 
 def test_top_p_keeps_the_fewest_that_reach_it():
-    probabilities = torch.tensor([0.1, 0.5, 0.3, 0.1])
+    probabilities = np.array([0.1, 0.5, 0.3, 0.1])
     for mass, expected in ((0.01, [1]), (0.49, [1]), (0.51, [1, 2]), (0.79, [1, 2]), (1.0, [0, 1, 2, 3])):
-        assert kept(keep_top_p(probabilities.log(), mass)) == expected
+        assert kept(keep_top_p(np.log(probabilities), mass)) == expected
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_top_k_and_top_p_agree_with_transformers(seed):
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-    logits = torch.randn(100, generator=torch.Generator().manual_seed(seed))
-    assert kept(keep_top_k(logits, 7)) == kept(TopKLogitsWarper(7)(None, logits[None])[0])
-    assert kept(keep_top_p(logits, 0.6)) == kept(TopPLogitsWarper(0.6)(None, logits[None])[0])
+    logits = np.random.default_rng(seed).standard_normal(100)
+    batch = torch.from_numpy(logits)[None]
+    assert kept(keep_top_k(logits, 7)) == kept(TopKLogitsWarper(7)(None, batch)[0].numpy())
+    assert kept(keep_top_p(logits, 0.6)) == kept(TopPLogitsWarper(0.6)(None, batch)[0].numpy())
 
 
 def test_the_repetition_penalty_agrees_with_transformers():
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 3]]), LOGITS[None].clone())[0]
-    torch.testing.assert_close(penalise(LOGITS, [1, 3], 1.3), expected)
+    before = LOGITS.copy()
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([[1, 3]]), torch.tensor(LOGITS)[None])[0]
+    np.testing.assert_allclose(penalise(LOGITS, [1, 3], 1.3), expected.numpy(), rtol=1e-6)
+    assert np.array_equal(LOGITS, before)
+    assert np.array_equal(penalise(LOGITS, [], 1.3), LOGITS)
 
 
 def test_a_penalised_greedy_sequence_does_not_repeat_itself():
@@ -56,16 +61,17 @@ def test_the_prompt_counts_as_seen():
 
 
 def test_a_draw_follows_the_cumulative_probabilities():
-    logits = torch.tensor([0.25, 0.0, 0.5, 0.25]).log()
+    with np.errstate(divide="ignore"):
+        logits = np.log([0.25, 0.0, 0.5, 0.25])
     for uniform, expected in ((0.0, 0), (0.2499, 0), (0.2501, 2), (0.74, 2), (0.76, 3), (0.9999999, 3)):
         assert draw(logits, uniform) == expected
 
 
 def test_samples_have_the_probabilities_of_the_model():
-    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    chosen = drawn(SamplingOptions(temperature=1.0, seed=7), 4000, probabilities.log())
-    frequencies = torch.bincount(torch.tensor(chosen), minlength=4) / len(chosen)
-    torch.testing.assert_close(frequencies, probabilities, atol=0.025, rtol=0)
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    chosen = drawn(SamplingOptions(temperature=1.0, seed=7), 4000, np.log(probabilities))
+    frequencies = np.bincount(chosen, minlength=4) / len(chosen)
+    np.testing.assert_allclose(frequencies, probabilities, atol=0.025, rtol=0)
 
 
 def test_a_low_temperature_is_nearly_greedy():
@@ -79,4 +85,28 @@ def test_a_seed_repeats_its_samples_and_another_does_not():
 
 
 def test_the_log_probability_is_the_models_own():
-    assert log_probability(LOGITS, 2) == pytest.approx(float(LOGITS.log_softmax(-1)[2]))
+    assert log_probability(LOGITS, 2) == pytest.approx(float(torch.from_numpy(LOGITS).log_softmax(-1)[2]))
+    many = np.random.default_rng(0).normal(0, 5, 150_000).astype(np.float32)
+    expected = torch.from_numpy(many).double().log_softmax(-1)
+    assert [log_probability(many, token) for token in (0, 77)] == pytest.approx([float(expected[t]) for t in (0, 77)])
+
+
+def test_of_equal_logits_the_first_is_the_highest():
+    assert Sampler(SamplingOptions(), []).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+
+
+def obvious_top_p(logits: np.ndarray, mass: float) -> list[int]:
+    """All tokens sorted, however improbable."""
+    ordered, order = torch.from_numpy(logits).sort(descending=True, stable=True)
+    probabilities = ordered.softmax(-1)
+    possible = (probabilities.cumsum(-1) - probabilities < mass) & (probabilities > 0)
+    return sorted(order[possible].tolist())
+
+
+@pytest.mark.parametrize("mass", [1e-20, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.0, 0.5, 3.0, 20.0])
+def test_top_p_finds_among_the_likely_what_it_would_among_all(mass, spread):
+    logits = np.round(np.random.default_rng(3).normal(0, spread, 3000), 1)  # with many ties
+    assert kept(keep_top_p(logits, mass)) == obvious_top_p(logits, mass)
+    alone = keep_top_k(logits, 5)
+    assert kept(keep_top_p(alone, mass)) == obvious_top_p(alone, mass)

@@ -3,8 +3,8 @@
 import threading
 import time
 
+import numpy as np
 import pytest
-import torch
 
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.sums import Sums
@@ -22,7 +22,7 @@ class Gated:
     def free(self) -> None:
         self.freed = True
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+    def sum(self, partial: np.ndarray) -> np.ndarray:
         assert self.gate.wait(timeout=20)
         self.done += 1
         return 2 * partial
@@ -46,9 +46,9 @@ def gated():
 
 def test_a_sum_that_is_added_later_keeps_no_one_waiting(gated):
     with Sums(gated, Idle(), Trace()) as sums:
-        first, second = torch.zeros(2, 3), torch.zeros(1, 3)
-        sums.add_later("block", first, torch.ones(2, 3))
-        sums.add_later("block", second, torch.ones(1, 3))
+        first, second = np.zeros((2, 3), np.float32), np.zeros((1, 3), np.float32)
+        sums.add_later("block", first, np.ones((2, 3), np.float32))
+        sums.add_later("block", second, np.ones((1, 3), np.float32))
         assert gated.done == 0
         assert (first == 0).all()
         gated.gate.set()
@@ -65,8 +65,8 @@ def test_what_stops_a_sum_is_raised_where_it_is_asked_for(gated):
 
     gated.sum = fail
     with Sums(gated, Idle(), Trace()) as sums:
-        states = torch.zeros(1, 3)
-        sums.add_later("block", states, torch.ones(1, 3))
+        states = np.zeros((1, 3), np.float32)
+        sums.add_later("block", states, np.ones((1, 3), np.float32))
         with pytest.raises(RuntimeError, match="no such rank"):
             sums.settle(states)
 
@@ -74,7 +74,7 @@ def test_what_stops_a_sum_is_raised_where_it_is_asked_for(gated):
 def test_an_error_waits_for_no_sum_and_frees_nothing_that_one_may_still_use(gated):
     def add_and_fail() -> None:
         with Sums(gated, Idle(), Trace()) as sums:
-            sums.add_later("block", torch.zeros(1, 3), torch.ones(1, 3))
+            sums.add_later("block", np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
             raise KeyError("the caller's own")
 
     began = time.monotonic()
@@ -87,7 +87,7 @@ def test_an_error_waits_for_no_sum_and_frees_nothing_that_one_may_still_use(gate
 def test_requests_are_freed_when_all_sums_are_made(gated):
     gated.gate.set()
     with Sums(gated, Idle(), Trace()) as sums:
-        sums.add_later("block", torch.zeros(1, 3), torch.ones(1, 3))
+        sums.add_later("block", np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
     assert gated.done == 1
     assert gated.freed
 
@@ -97,9 +97,9 @@ def test_alone_the_partial_is_the_sum(gated):
     reduce = Idle()
     reduce.size = 1
     with Sums(gated, reduce, Trace()) as sums:
-        states = torch.ones(2, 3)
+        states = np.ones((2, 3), np.float32)
         sums.expect(2)
-        sums.add("block", states, torch.ones(2, 3))
+        sums.add("block", states, np.ones((2, 3), np.float32))
         sums.expect_on_root(2)
-        sums.add_on_root("block", states, torch.ones(2, 3))
+        sums.add_on_root("block", states, np.ones((2, 3), np.float32))
     assert (states == 3).all()

@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-import torch
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
@@ -27,11 +26,6 @@ def pytest_exception_interact(node, call, report):
     sys.__stderr__.flush()
     if comm.Get_size() > 1:
         comm.Abort(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_threads():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_a_healthy_cluster_passes_with_a_whole_report(healthy):
     for number, rank in enumerate(report["ranks"]):
         assert rank["rank"] == number
         assert rank["slab"]["state"] == "good"
-        assert set(rank["versions"]) == {"tpi_mpi", "python", "torch", "mpi4py", "MPI"}
+        assert set(rank["versions"]) == {"tpi_mpi", "python", "numpy", "numba", "mpi4py", "MPI"}
         rates = rank["rates"]
         assert set(rates["products"]) == {"bfloat16", "int8 by 32", "int4 by 32"}
         products = [rate for own in rates["products"].values() for rate in own.values()]
@@ -79,7 +79,7 @@ def unlike(demo_slabs, tmp_path_factory):
 
 FAULTS = [
     "rank 1 on host1: slab {slabs}/rank0001.h5 does not exist; split the checkpoint, or copy this rank's slab here",
-    "rank 1 on host1: torch is 2.6.0, rank 0's is ",
+    "rank 1 on host1: numpy is 1.26.4, rank 0's is ",
     "rank 1 on host1: a memory budget of 300.00 MiB is too small; give at least ",
     "rank 2 on host2: slab {slabs}/rank0002.h5 has a different partition from rank 0's; copy the slab of the same ",
     "rank 2 on host2: a message to rank 0 takes ",
@@ -146,7 +146,7 @@ def rank(number: int, **changes) -> dict:
     return {
         "rank": number,
         "host": f"host{number}",
-        "versions": {"python": "3.11.7", "torch": "2.13.0+cpu"},
+        "versions": {"python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
         "rates": {"read": 1e9},
         "link": {"latency_s": 1e-3, "bandwidth": 1e8} if number else None,
         "confined": False,
@@ -158,7 +158,7 @@ def rank(number: int, **changes) -> dict:
 @pytest.mark.parametrize(
     "change",
     [
-        {"versions": {"python": "3.11.9", "torch": "2.13.0+cu128"}},
+        {"versions": {"python": "3.11.9", "numpy": "2.4.2", "numba": "0.68.0"}},
         {"link": {"latency_s": 2.9e-3, "bandwidth": 4e7}},
         {"rates": {"read": 4e8}},
         {"host": "host0", "link": {"latency_s": 1e-2, "bandwidth": 1e6}},
@@ -172,7 +172,14 @@ def test_small_differences_are_no_faults(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"versions": {"python": "3.12.1", "torch": "2.13.0"}}, "python is 3.12.1, rank 0's is 3.11.7"),
+        (
+            {"versions": {"python": "3.12.1", "numpy": "2.4.6", "numba": "0.68.1"}},
+            "python is 3.12.1, rank 0's is 3.11.7",
+        ),
+        (
+            {"versions": {"python": "3.11.7", "numpy": "2.4.6", "numba": "missing"}},
+            "numba is missing, rank 0's is 0.68.1",
+        ),
         ({"link": {"latency_s": 3.1e-3, "bandwidth": 1e8}}, "a message to rank 0 takes 3.1 ms, the others' 1.0 ms"),
         ({"link": {"latency_s": 1e-3, "bandwidth": 3e7}}, "its link to rank 0 carries 30.0 MB/s, the others' 100.0"),
         ({"rates": {"read": 1e8}}, "its disk reads 95 MiB/s, the others' 954 MiB/s"),

@@ -193,15 +193,15 @@ PROGRAMS += [f"weights_tools.{name}" for name in ("split", "verify", "inspect", 
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_help_and_mistakes_need_neither_torch_nor_mpi(program):
+def test_help_and_mistakes_need_neither_kernels_nor_mpi(program):
     status, said, names = imported(program, "--help")
     assert status == 0
     assert "usage: " in said
-    assert not {"torch", "mpi4py"} & names
+    assert not {"torch", "numba", "mpi4py"} & names
     status, said, names = imported(program, "--no-such-option")
     assert status == 2
     assert "tpi_mpi: " in said
-    assert not {"torch", "mpi4py"} & names
+    assert not {"torch", "numba", "mpi4py"} & names
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def run_ranks_on_slabs(
     """Runs one program that needs this rank's slab; see :func:`run_ranks`.
 
     load: imports and returns what does the work, given the world, the slab, the cores, the options and the time at
-    which the program began. Importing torch takes two seconds, during which the disk reads ahead unless the program
-    is to start ``cold``.
+    which the program began. Importing Numba alone takes a quarter of a second, during which the disk reads ahead
+    unless the program is to start ``cold``.
     """
 
     def run(world: World, options, began: float) -> None:
@@ -110,8 +110,11 @@ def open_slab(world: World, directory: Path):
 
 
 def _imported(load: Callable[[], Callable]) -> Callable:
+    from tpi_mpi.kernels.linear import kernels_available
+
     gc.disable()  # imports create no garbage, and looking for it takes a tenth of their time
     run = load()
+    kernels_available()  # imports Numba, while the disk still reads ahead
     gc.freeze()
     gc.enable()
     return run

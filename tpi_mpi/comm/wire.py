@@ -5,11 +5,14 @@ A rank passes even its own numbers through the wire's rounding, so that all rank
 
 from typing import Protocol
 
-import torch
+import numpy as np
+
+from tpi_mpi.kernels import numbers
+from tpi_mpi.kernels.formats import FLOATS
 
 
 class Wire(Protocol):
-    """A format for float32 numbers in messages.
+    """A format for float32 numbers in messages, which are uint8 and as long as :meth:`nbytes` says.
 
     group: how many numbers are encoded together. A message may be divided only at multiples of it.
     """
@@ -19,11 +22,20 @@ class Wire(Protocol):
     def nbytes(self, count: int) -> int:
         """Length in bytes of a message of ``count`` numbers."""
 
-    def write(self, values: torch.Tensor, message: torch.Tensor) -> None:
-        """Encodes float32 values of any shape into a message: uint8, as long as :meth:`nbytes` says."""
+    def prepare(self) -> None:
+        """Compiles, or loads, what encodes and decodes, so that no message has to wait for it. Optional."""
 
-    def read(self, message: torch.Tensor, count: int) -> torch.Tensor:
-        """Decodes a message into (count,) numbers in float32 or narrower; a view of the message where possible."""
+    def write(self, values: np.ndarray, message: np.ndarray) -> None:
+        """Encodes float32 values of any shape into a message."""
+
+    def read(self, message: np.ndarray, count: int) -> np.ndarray:
+        """Decodes a message into float32 (count,); a view of the message where possible."""
+
+    def copy(self, message: np.ndarray, total: np.ndarray) -> None:
+        """Decodes a message into float32 (count,), which is overwritten."""
+
+    def add(self, message: np.ndarray, total: np.ndarray) -> None:
+        """Adds the numbers of a message to float32 (count,)."""
 
 
 class PlainWire:
@@ -33,21 +45,30 @@ class PlainWire:
     """
 
     group = 1
+    _MOST_FLOAT16 = np.float32(65504)
 
-    def __init__(self, dtype: torch.dtype):
-        self._dtype = dtype
-        self._most = torch.finfo(dtype).max
+    def __init__(self, dtype: str):
+        self._dtype, self._stored = dtype, np.dtype(FLOATS[dtype])
 
     def nbytes(self, count: int) -> int:
-        return count * self._dtype.itemsize
+        return count * self._stored.itemsize
 
-    def write(self, values: torch.Tensor, message: torch.Tensor) -> None:
-        if self._dtype == torch.float16:
-            values = values.clamp(-self._most, self._most)
-        message.view(self._dtype).view(values.shape).copy_(values)
+    def prepare(self) -> None:
+        numbers.prepare(self._dtype)
 
-    def read(self, message: torch.Tensor, count: int) -> torch.Tensor:
-        return message.view(self._dtype)
+    def write(self, values: np.ndarray, message: np.ndarray) -> None:
+        if self._dtype == "float16":
+            values = np.clip(values, -self._MOST_FLOAT16, self._MOST_FLOAT16)
+        numbers.narrow(values, self._dtype, message.view(self._stored))
+
+    def read(self, message: np.ndarray, count: int) -> np.ndarray:
+        return numbers.widen(message.view(self._stored), self._dtype)
+
+    def copy(self, message: np.ndarray, total: np.ndarray) -> None:
+        numbers.widen(message.view(self._stored), self._dtype, total)
+
+    def add(self, message: np.ndarray, total: np.ndarray) -> None:
+        numbers.add(message.view(self._stored), self._dtype, total)
 
 
 class ScaledWire:
@@ -56,34 +77,29 @@ class ScaledWire:
     The error of a number is at most 1/254 of the largest magnitude in its group.
     """
 
-    group = 128
-    _SCALE = 4  # bytes
+    group = numbers.GROUP
 
     def nbytes(self, count: int) -> int:
-        return -(-count // self.group) * (self._SCALE + self.group)
+        return numbers.scaled_bytes(count)
 
-    def write(self, values: torch.Tensor, message: torch.Tensor) -> None:
-        scales, levels = self._parts(message)
-        flat = values.reshape(-1)
-        groups = torch.nn.functional.pad(flat, (0, levels.numel() - len(flat))).view(levels.shape)
-        largest = groups.abs().amax(dim=1, keepdim=True)
-        scales.copy_(largest / 127)
-        levels.copy_((groups / scales.masked_fill(largest == 0, 1.0)).round())
+    def prepare(self) -> None:
+        numbers.prepare("int8")
 
-    def read(self, message: torch.Tensor, count: int) -> torch.Tensor:
-        scales, levels = self._parts(message)
-        return (scales * levels).flatten()[:count]
+    def write(self, values: np.ndarray, message: np.ndarray) -> None:
+        numbers.scale(values, message)
 
-    def _parts(self, message: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of a message: float32 scales (groups, 1) and int8 levels (groups, 128)."""
-        groups = message.view(-1, self._SCALE + self.group)
-        return groups[:, : self._SCALE].view(torch.float32), groups[:, self._SCALE :].view(torch.int8)
+    def read(self, message: np.ndarray, count: int) -> np.ndarray:
+        return numbers.unscale(message, np.empty(count, np.float32))
+
+    def copy(self, message: np.ndarray, total: np.ndarray) -> None:
+        numbers.unscale(message, total)
+
+    def add(self, message: np.ndarray, total: np.ndarray) -> None:
+        numbers.add_scaled(message, total)
 
 
 _WIRES: dict[str, Wire] = {
-    "float32": PlainWire(torch.float32),
-    "bfloat16": PlainWire(torch.bfloat16),
-    "float16": PlainWire(torch.float16),
+    **{dtype: PlainWire(dtype) for dtype in FLOATS},
     "int8": ScaledWire(),
 }
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from tpi_mpi.common.options import SamplingOptions
 
@@ -22,7 +21,7 @@ class Sampler:
         self._seen = set(prompt_ids)
         self._random = np.random.Generator(np.random.Philox(options.seed)) if options.temperature else None
 
-    def choose(self, logits: torch.Tensor) -> int:
+    def choose(self, logits: np.ndarray) -> int:
         """The next token's id, from its logits (V,)."""
         if self._options.repetition_penalty not in (None, 1):
             logits = penalise(logits, sorted(self._seen), self._options.repetition_penalty)
@@ -30,8 +29,8 @@ class Sampler:
         self._seen.add(token_id)
         return token_id
 
-    def _draw(self, logits: torch.Tensor) -> int:
-        logits = logits.double() / self._options.temperature
+    def _draw(self, logits: np.ndarray) -> int:
+        logits = logits.astype(np.float64) / self._options.temperature
         if self._options.top_k is not None:
             logits = keep_top_k(logits, self._options.top_k)
         if self._options.top_p is not None:
@@ -39,33 +38,46 @@ class Sampler:
         return draw(logits, self._random.random())
 
 
-def penalise(logits: torch.Tensor, token_ids: Sequence[int], penalty: float) -> torch.Tensor:
+def penalise(logits: np.ndarray, token_ids: Sequence[int], penalty: float) -> np.ndarray:
     """Makes tokens that have occurred less probable, if the penalty is above 1 (CTRL, arXiv 1909.05858)."""
-    index = torch.tensor(token_ids, dtype=torch.long)
+    penalised, index = logits.copy(), np.array(token_ids, np.int64)
     old = logits[index]
-    return logits.index_put((index,), torch.where(old < 0, old * penalty, old / penalty))
+    penalised[index] = np.where(old < 0, old * penalty, old / penalty)
+    return penalised
 
 
-def keep_top_k(logits: torch.Tensor, count: int) -> torch.Tensor:
+def keep_top_k(logits: np.ndarray, count: int) -> np.ndarray:
     """Rules out all but the ``count`` highest logits (V,) and those equal to the lowest of these."""
-    least = logits.topk(min(count, len(logits))).values[-1]
-    return logits.masked_fill(logits < least, -torch.inf)
+    place = max(0, len(logits) - count)
+    least = np.partition(logits, place)[place]
+    return np.where(logits < least, -np.inf, logits)
 
 
-def keep_top_p(logits: torch.Tensor, mass: float) -> torch.Tensor:
+def keep_top_p(logits: np.ndarray, mass: float) -> np.ndarray:
     """Rules out all but the fewest tokens whose probabilities sum to ``mass``: nucleus sampling (arXiv 1904.09751)."""
-    ordered, order = logits.sort(descending=True, stable=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    return logits.index_fill(0, order[before >= mass], -torch.inf)
+    probabilities = _softmax(logits)
+    likely = np.flatnonzero(probabilities >= (1 - mass) / len(logits))  # all others together have less than 1 - mass
+    order = likely[np.argsort(-logits[likely], kind="stable")]
+    before = np.cumsum(probabilities[order]) - probabilities[order]
+    kept, chosen = np.full_like(logits, -np.inf), order[before < mass]
+    kept[chosen] = logits[chosen]
+    return kept
 
 
-def draw(logits: torch.Tensor, uniform: float) -> int:
+def draw(logits: np.ndarray, uniform: float) -> int:
     """The token at which the cumulative probability, in order of ids, exceeds ``uniform``, a number in [0, 1)."""
-    cumulative = logits.softmax(-1).cumsum(-1)
-    return int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    cumulative = np.cumsum(_softmax(logits))
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
 
 
-def log_probability(logits: torch.Tensor, token_id: int) -> float:
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """The probabilities (V,) of logits (V,)."""
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def log_probability(logits: np.ndarray, token_id: int) -> float:
     """A token's log-probability by the model itself, before temperature and the like."""
-    return float(logits[token_id] - logits.logsumexp(-1))
+    largest = logits.max()
+    total = np.exp(logits - largest).sum(dtype=np.float64)  # of far more numbers than float32 can add up precisely
+    return float(logits[token_id]) - float(largest) - float(np.log(total))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from tpi_mpi.comm.polling import wait
 from tpi_mpi.comm.tags import Tag
@@ -40,31 +39,31 @@ class Steps:
         self._others = range(1, comm.Get_size())
         self._message = np.empty(_HEADER_BYTES + 4 * first_rows * width, dtype=np.uint8)
         self._header = self._message[:_HEADER_BYTES].view(np.int64)
-        self._first = torch.from_numpy(self._message[_HEADER_BYTES:].view(np.float32)).view(first_rows, width)
+        self._first = self._message[_HEADER_BYTES:].view(np.float32).reshape(first_rows, width)
 
-    def send(self, step: Step, hidden: torch.Tensor) -> None:
-        """On rank 0: sends a step. hidden: float32 (count, width)."""
+    def send(self, step: Step, hidden: np.ndarray) -> None:
+        """On rank 0: sends a step. hidden: float32 (count, width), contiguous."""
         first, rest = hidden[: len(self._first)], hidden[len(self._first) :]
         self._first[: len(first)] = first
         self._header[:] = _FORWARD, step.start, step.count
-        self._send([self._message[: _HEADER_BYTES + first.nbytes], *([rest.numpy()] if len(rest) else [])])
+        self._send([self._message[: _HEADER_BYTES + first.nbytes], *([rest] if len(rest) else [])])
 
     def stop(self) -> None:
         """On rank 0: tells the others that there are no more steps."""
         self._header[:] = _STOP, 0, 0
         self._send([self._message[:_HEADER_BYTES]])
 
-    def receive(self) -> tuple[Step, torch.Tensor] | None:
+    def receive(self) -> tuple[Step, np.ndarray] | None:
         """On the other ranks: the next step and its hidden states (count, width), or None when there are no more."""
         wait([self._comm.Irecv(self._message, ROOT, Tag.STEP)])
         operation, start, count = self._header.tolist()
         if operation == _STOP:
             return None
-        hidden = torch.empty(count, self._first.shape[1])
+        hidden = np.empty((count, self._first.shape[1]), np.float32)
         first, rest = hidden[: len(self._first)], hidden[len(self._first) :]
         first[:] = self._first[: len(first)]
         if len(rest):
-            wait([self._comm.Irecv(rest.numpy(), ROOT, Tag.STEP)])
+            wait([self._comm.Irecv(rest, ROOT, Tag.STEP)])
         return Step(start, count), hidden
 
     def _send(self, messages: list[np.ndarray]) -> None:

@@ -3,7 +3,7 @@
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
+import numpy as np
 
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.allreduce.star import StarReduce
@@ -26,7 +26,7 @@ class Sums:
         self._reduce = reduce
         self._trace = trace
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sums")
-        self._pending: deque[tuple[torch.Tensor, Future]] = deque()
+        self._pending: deque[tuple[np.ndarray, Future]] = deque()
 
     def __enter__(self) -> "Sums":
         return self
@@ -44,18 +44,18 @@ class Sums:
         if not self._alone:
             self._allreduce.expect(rows)
 
-    def add(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
+    def add(self, name: str, states: np.ndarray, partial: np.ndarray) -> None:
         """Adds the sum of all ranks' partials (T, width) to the states (T, width); returns when that is done."""
         with self._trace.span("allreduce", name):
             states += partial if self._alone else self._allreduce.sum(partial)
 
-    def add_later(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
+    def add_later(self, name: str, states: np.ndarray, partial: np.ndarray) -> None:
         """Does the same in the background. The states may be used again after :meth:`settle`."""
         while len(self._pending) >= _MOST_PENDING:
             self._settle_first()
         self._pending.append((states, self._thread.submit(self.add, name, states, partial)))
 
-    def settle(self, states: torch.Tensor) -> None:
+    def settle(self, states: np.ndarray) -> None:
         """Returns when everything pending has been added to these states."""
         while any(pending is states for pending, _ in self._pending):
             self._settle_first()
@@ -65,7 +65,7 @@ class Sums:
         if not self._alone:
             self._reduce.expect(rows)
 
-    def add_on_root(self, name: str, states: torch.Tensor, partial: torch.Tensor) -> None:
+    def add_on_root(self, name: str, states: np.ndarray, partial: np.ndarray) -> None:
         """Like :meth:`add`, on rank 0 alone: the other ranks send their partials, and wait for nothing."""
         with self._trace.span("allreduce", name):
             total = partial if self._alone else self._reduce.sum(partial)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
-import torch
 
 from tpi_mpi.kernels.linear import kernels_available
 
@@ -14,10 +13,10 @@ from tpi_mpi.kernels.linear import kernels_available
 def open_reader(threads: int) -> Iterator[Callable[[np.ndarray], int]]:
     """What reads int64 words (n,) as fast as memory delivers them, and returns their sum, modulo 2^64.
 
-    threads: that read, the caller's included; where there are no kernels, it is torch's.
+    threads: that read, the caller's included; where there are no kernels, it reads alone.
     """
     if not kernels_available():
-        yield lambda words: int(torch.from_numpy(words).sum())
+        yield lambda words: int(words.sum())
         return
     from tpi_mpi.kernels.compiled.pool import Pool
     from tpi_mpi.kernels.compiled.reading import read

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
-import torch
 
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
@@ -40,7 +39,7 @@ def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operan
 
     matrices: those that the same states are multiplied with, together; more bytes than caches hold.
     """
-    states = {columns: torch.ones(rows, columns) for columns in {alike[0].shape[1] for alike in matrices}}
+    states = {columns: np.ones((rows, columns), np.float32) for columns in {alike[0].shape[1] for alike in matrices}}
     nbytes = sum(operand.nbytes for alike in matrices for operand in alike)
 
     def multiply(some: Sequence[Sequence[Operand]]) -> None:
@@ -53,13 +52,13 @@ def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operan
 
 def prompt_rate(world: World, linear: Linear, operand: Operand, rows: int) -> float:
     """Floating-point operations per second in products with ``rows`` rows, as in a prompt."""
-    states = torch.ones(rows, operand.shape[1])
+    states = np.ones((rows, operand.shape[1]), np.float32)
     return 2 * rows * operand.layout.elements / _seconds(world, lambda: linear(states, operand, PROMPT))
 
 
 def allreduce_seconds(world: World, allreduce: Allreduce, rows: int, width: int) -> float:
     """Seconds that one sum of partials (rows, width) over all ranks takes, as often as rank 0 has time for it."""
-    partial = torch.ones(rows, width)
+    partial = np.ones((rows, width), np.float32)
     allreduce.sum(partial)
     world.barrier()
     once = _timed(lambda: allreduce.sum(partial))

@@ -11,8 +11,8 @@ _BENCH_RANK = (
 _BENCH_KERNEL = ("rank", "format", "memory", "1 row", *("2", "4", "8", "16"), "1 row/memory", "64 rows", "256")
 _BENCH_TIME = ("", "measured", "lower bound", "ratio", "reading", "computing", "allreduces", "memory alone")
 _CHECK_RANK = (
-    *("rank", "host", "tpi_mpi", "python", "torch", "mpi4py", "MPI", "threads", "slab", "shard", "free", "budget"),
-    *("disk", "memory", "GEMV", "latency", "bandwidth"),
+    *("rank", "host", "tpi_mpi", "python", "numpy", "numba", "mpi4py", "MPI", "threads", "slab", "shard", "free"),
+    *("budget", "disk", "memory", "GEMV", "latency", "bandwidth"),
 )
 
 

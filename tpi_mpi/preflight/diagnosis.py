@@ -38,9 +38,8 @@ def _versions(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:
 
 
 def _matters(name: str, version: str) -> str:
-    """The part of a version that has to be the same: builds of torch and patch releases of Python may differ."""
-    version = version.split("+")[0] if name == "torch" else version
-    return ".".join(version.split(".")[:2]) if name == "python" else version
+    """The part of a version that has to be the same: patch releases of Python, numpy and Numba may differ."""
+    return ".".join(version.split(".")[:2]) if name in ("python", "numpy", "numba") else version
 
 
 def _links(ranks: Sequence[dict]) -> Iterator[tuple[int, str]]:

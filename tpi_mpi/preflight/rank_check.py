@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
-
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.wire import wire
@@ -75,15 +73,14 @@ class RankCheck:
             return self.cores.threads()
 
     def __enter__(self) -> "RankCheck":
-        torch.set_num_threads(1)
-        torch.set_grad_enabled(False)
-        machine, slab = self.options.machine, self.slab
+        machine, slab, way = self.options.machine, self.slab, wire(self.options.machine.wire)
         make = ALGORITHMS[machine.allreduce]
         with ExitStack() as stack:
             with compiled_once(self.world, self.cores):
                 self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
                 self.linear.prepare(slab.matrices)
-            self.allreduce = make(self.world, wire(machine.wire), slab.config.hidden_size, self.chunking.most)
+                way.prepare()
+            self.allreduce = make(self.world, way, slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
             model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
             warm_up(slab, model, self.allreduce, self.chunking.most)

@@ -15,7 +15,8 @@ def versions() -> dict[str, str]:
     return {
         "tpi_mpi": f"{tpi_mpi.__version__}+{_source_digest()}",
         "python": platform.python_version(),
-        "torch": _installed("torch"),
+        "numpy": _installed("numpy"),
+        "numba": _installed("numba"),
         "mpi4py": _installed("mpi4py"),
         "MPI": mpi_library(),
     }
@@ -25,7 +26,7 @@ def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "unknown"
+        return "missing"
 
 
 def _source_digest() -> str:

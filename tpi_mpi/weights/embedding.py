@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
+import numpy as np
 import xxhash
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.options import DEFAULT_TIMEOUT
+from tpi_mpi.kernels.formats import FLOATS
+from tpi_mpi.kernels.numbers import widen
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights.disk_threads import DiskThreads
 from tpi_mpi.weights.slab import Slab
@@ -26,8 +28,8 @@ class Embedding:
     def __init__(self, slab: Slab, patience: float = DEFAULT_TIMEOUT):
         matrix = slab.blocks[EMBEDDING].tensors[0]
         self._offset = matrix.offsets[0]
-        self._dtype = getattr(torch, matrix.layout.dtype)
-        self._row_bytes = matrix.layout.shape[1] * self._dtype.itemsize
+        self._dtype = matrix.layout.dtype
+        self._row_bytes = matrix.layout.shape[1] * np.dtype(FLOATS[self._dtype]).itemsize
         self._checksums = slab.row_checksums
         self._path = slab.path
         self._checked: set[int] = set()
@@ -45,13 +47,13 @@ class Embedding:
         if error_type is None:  # else the thread may still read
             os.close(self._descriptor)
 
-    def __call__(self, token_ids: Sequence[int]) -> torch.Tensor:
-        """The embeddings of T tokens, (T, D) in float32.
+    def __call__(self, token_ids: Sequence[int]) -> np.ndarray:
+        """The embeddings of T tokens, (T, D) in float32; they may be overwritten.
 
         Raises TpiError if a row cannot be read, or if its bytes were altered; DiskHung if the disk delivers nothing.
         """
         rows = self._disk.run(self._read, token_ids)
-        return torch.frombuffer(rows, dtype=self._dtype).view(len(token_ids), -1).float()
+        return widen(np.frombuffer(rows, FLOATS[self._dtype]).reshape(len(token_ids), -1), self._dtype)
 
     def _read(self, token_ids: Sequence[int]) -> bytearray:
         return bytearray().join(self._row(token_id) for token_id in token_ids)

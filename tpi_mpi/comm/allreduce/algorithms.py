@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-import torch
+import numpy as np
 
 from tpi_mpi.comm.allreduce.tuned import EXCHANGES, TunedAllreduce
 from tpi_mpi.comm.wire import Wire
@@ -20,7 +20,7 @@ class Allreduce(Protocol):
     def expect(self, rows: int) -> None:
         """Announces that the next partial has ``rows`` rows, so that its receives can be posted early. Optional."""
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+    def sum(self, partial: np.ndarray) -> np.ndarray:
         """The sum over all ranks of their partials, (T, width) in float32. Valid until the next call."""
 
     def choice(self) -> dict | None:
@@ -39,11 +39,11 @@ class MpiAllreduce:
     def expect(self, rows: int) -> None:
         pass
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+    def sum(self, partial: np.ndarray) -> np.ndarray:
         from mpi4py import MPI
 
-        total = partial.contiguous()
-        self._comm.Allreduce(MPI.IN_PLACE, total.numpy(), MPI.SUM)
+        total = np.ascontiguousarray(partial)
+        self._comm.Allreduce(MPI.IN_PLACE, total, MPI.SUM)
         return total
 
     def choice(self) -> None:

@@ -5,13 +5,35 @@ rank 1 ◀── part 1 of every partial    rank 1 ── sum of part 1 ──�
 rank 2 ◀── part 2 of every partial    rank 2 ── sum of part 2 ──▶ all others
 """
 
-import torch
+from dataclasses import dataclass
 
-from tpi_mpi.comm.allreduce.base import Exchange, start
+import numpy as np
+
+from tpi_mpi.comm.allreduce.base import Addition, Exchange, Plan, start
 from tpi_mpi.comm.polling import wait
 from tpi_mpi.comm.tags import Tag
 from tpi_mpi.comm.wire import Wire
 from tpi_mpi.comm.world import World
+
+
+@dataclass(frozen=True)
+class _Scattering(Plan):
+    """The sends are those of parts, then of this rank's sum, and ``parts`` and ``sums`` are lists of the same.
+
+    own: the message that holds this rank's partial. own_part: its part that this rank adds up. kept: where that is put
+    beside the other ranks'. add_up: this part of all partials. whole: the message that holds the sum. sum_of_part: this
+    rank's part of it. late: what is awaited at the end.
+    """
+
+    own: np.ndarray
+    own_part: np.ndarray
+    kept: np.ndarray
+    add_up: Addition
+    whole: np.ndarray
+    sum_of_part: np.ndarray
+    parts: list
+    sums: list
+    late: list
 
 
 class ReduceScatterAllreduce(Exchange):
@@ -25,8 +47,8 @@ class ReduceScatterAllreduce(Exchange):
         super().__init__(world, wire, width, most_rows)
         first, last = self._part(self.most, 0)
         self._own, self._message = self.messages(), self.messages()
-        self._parts = torch.empty(self.size, wire.nbytes(last - first), dtype=torch.uint8)  # one part per partial
-        self._total = torch.empty(last - first)
+        self._parts = np.empty((self.size, wire.nbytes(last - first)), np.uint8)  # one part per partial
+        self._total = np.empty(last - first, np.float32)
 
     def _part(self, count: int, rank: int) -> tuple[int, int]:
         """The range of ``count`` numbers that a rank adds up: whole wire groups, possibly none if numbers are few."""
@@ -38,31 +60,35 @@ class ReduceScatterAllreduce(Exchange):
         """The bytes of a message that hold a rank's part."""
         return self.byte_range(*self._part(count, rank))
 
-    def _own_parts(self, count: int) -> torch.Tensor:
-        """This rank's part of each partial."""
-        own_range = self._byte_range(count, self.rank)
-        return self._parts[:, : own_range.stop - own_range.start]
-
-    def build(self, count: int) -> tuple[list, list, list]:
-        """Three lists: receives of parts in rank order, then of sums; sends of parts; sends of this rank's sum."""
-        own, message, parts = self._own.numpy(), self._message.numpy(), self._own_parts(count).numpy()
-        sum_of = message[self._byte_range(count, self.rank)]
+    def build(self, count: int) -> _Scattering:
+        """Receives of parts in rank order, then of sums."""
+        own, whole = (buffer[: self.wire.nbytes(count)] for buffer in (self._own, self._message))
+        (first, last), own_range = self._part(count, self.rank), self._byte_range(count, self.rank)
+        kept, sum_of_part = self._parts[:, : own_range.stop - own_range.start], whole[own_range]
         receive, send, others = self.comm.Recv_init, self.comm.Send_init, self.others()
-        arriving = [receive(parts[rank], rank, Tag.PARTIAL) for rank in sorted(others)]
-        sums = [receive(message[self._byte_range(count, rank)], rank, Tag.SUM) for rank in others]
-        leaving = [send(own[self._byte_range(count, rank)], rank, Tag.PARTIAL) for rank in others]
-        return [*arriving, *sums], leaving, [send(sum_of, rank, Tag.SUM) for rank in others]
+        arriving = [receive(kept[rank], rank, Tag.PARTIAL) for rank in sorted(others)]
+        arriving_sums = [receive(whole[self._byte_range(count, rank)], rank, Tag.SUM) for rank in others]
+        parts = [send(own[self._byte_range(count, rank)], rank, Tag.PARTIAL) for rank in others]
+        sums = [send(sum_of_part, rank, Tag.SUM) for rank in others]
+        return _Scattering(
+            receives=[*arriving, *arriving_sums],
+            sends=[*parts, *sums],
+            own=own,
+            own_part=own[own_range],
+            kept=kept[self.rank],
+            add_up=self.addition(self._total[: last - first], kept, arriving),
+            whole=whole,
+            sum_of_part=sum_of_part,
+            parts=parts,
+            sums=sums,
+            late=[*arriving_sums, *parts, *sums],
+        )
 
-    def run(self, partial: torch.Tensor, receives: list, sends: list, sum_sends: list) -> torch.Tensor:
-        count = partial.numel()
-        own, message = (buffer[: self.wire.nbytes(count)] for buffer in (self._own, self._message))
-        own_range, (first, last) = self._byte_range(count, self.rank), self._part(count, self.rank)
-        self.wire.write(partial, own)
-        start(sends)
-        parts = self._own_parts(count)
-        parts[self.rank] = own[own_range]
-        arriving, sums = receives[: self.size - 1], receives[self.size - 1 :]
-        self.wire.write(self.add_up(self._total[: last - first], parts, arriving), message[own_range])
-        start(sum_sends)
-        wait([*sums, *sends, *sum_sends])
-        return self.wire.read(message, count).float()
+    def run(self, partial: np.ndarray, plan: _Scattering) -> np.ndarray:
+        self.wire.write(partial, plan.own)
+        start(plan.parts)
+        plan.kept[:] = plan.own_part
+        self.wire.write(plan.add_up(), plan.sum_of_part)
+        start(plan.sums)
+        wait(plan.late)
+        return self.wire.read(plan.whole, partial.size)

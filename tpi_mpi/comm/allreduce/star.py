@@ -5,11 +5,13 @@ rank 2 ── partial ──▶ rank 0: 0+1+2+.. ┼── sum ──▶ rank 2
 rank 3 ── partial ──▶ ┘                └── sum ──▶ rank 3
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
-import torch
+import numpy as np
 
-from tpi_mpi.comm.allreduce.base import Exchange, start
+from tpi_mpi.comm.allreduce.base import Addition, Exchange, Plan, start
 from tpi_mpi.comm.polling import wait
 from tpi_mpi.comm.tags import Tag
 from tpi_mpi.comm.wire import Wire
@@ -21,6 +23,14 @@ from tpi_mpi.common.units import KIB
 _LEAST, _PIECES = 8 * KIB, 16
 
 
+@dataclass(frozen=True)
+class _Gathering(Plan):
+    """own: the message that holds this rank's partial. additions: on rank 0, that of each piece."""
+
+    own: np.ndarray
+    additions: Sequence[Addition] = ()
+
+
 class StarReduce(Exchange):
     """The first half of the star: rank 0 gets the sum, and the other ranks only send."""
 
@@ -28,35 +38,46 @@ class StarReduce(Exchange):
         super().__init__(world, wire, width, most_rows)
         # on rank 0 one per rank, in rank order and including its own; on any other rank just its own
         self._messages = self.messages(self.size if self.rank == ROOT else 1)
-        self._total = torch.empty(self.most if self.rank == ROOT else 0)
+        self._total = np.empty(self.most if self.rank == ROOT else 0, np.float32)
 
-    def build(self, count: int) -> tuple[list, list]:
-        """Receives and sends, piece by piece; the receives of a piece in rank order."""
-        pieces = [self._messages[:, self.byte_range(*piece)].numpy() for piece in pieces_of(self.wire, count)]
+    def build(self, count: int) -> _Gathering:
+        """Receives or sends, piece by piece; the receives of a piece in rank order."""
+        own, bounds = self._messages[0, : self.wire.nbytes(count)], pieces_of(self.wire, count)
         if self.rank != ROOT:
-            return [], [self.comm.Send_init(piece[0], ROOT, Tag.PARTIAL) for piece in pieces]
-        ranks = range(1, self.size)
-        return [self.comm.Recv_init(piece[rank], rank, Tag.PARTIAL) for piece in pieces for rank in ranks], []
-
-    def run(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor | None:
-        for _ in self._pieces(partial, receives, sends):
-            pass
-        return self._total[: partial.numel()] if self.rank == ROOT else None
-
-    def _pieces(self, partial: torch.Tensor, receives: list, sends: list) -> Iterator[torch.Tensor]:
-        """On rank 0: each piece of the sum as soon as it is complete. Elsewhere: nothing, once the partial is sent."""
-        count, others = partial.numel(), self.size - 1
-        self.wire.write(partial, self._messages[0, : self.wire.nbytes(count)])
-        start(sends)
-        wait(sends)
-        for index, (first, last) in enumerate(pieces_of(self.wire, count) if self.rank == ROOT else ()):
+            pieces = (own[self.byte_range(*piece)] for piece in bounds)
+            return _Gathering([], [self.comm.Send_init(piece, ROOT, Tag.PARTIAL) for piece in pieces], own)
+        receives, additions = [], []
+        for first, last in bounds:
             messages = self._messages[:, self.byte_range(first, last)]
-            arriving = receives[index * others : (index + 1) * others]
-            yield self.add_up(self._total[first:last], messages, arriving)
+            arriving = [self.comm.Recv_init(messages[rank], rank, Tag.PARTIAL) for rank in range(1, self.size)]
+            additions.append(self.addition(self._total[first:last], messages, arriving))
+            receives += arriving
+        return _Gathering(receives, [], own, additions)
 
-    def pieces(self, partial: torch.Tensor) -> Iterator[torch.Tensor]:
+    def run(self, partial: np.ndarray, plan: _Gathering) -> np.ndarray | None:
+        for _ in self._pieces(partial, plan):
+            pass
+        return self._total[: partial.size] if self.rank == ROOT else None
+
+    def _pieces(self, partial: np.ndarray, plan: _Gathering) -> Iterator[np.ndarray]:
+        """On rank 0: each piece of the sum as soon as it is complete. Elsewhere: nothing, once the partial is sent."""
+        self.wire.write(partial, plan.own)
+        start(plan.sends)
+        wait(plan.sends)
+        for add_up in plan.additions:
+            yield add_up()
+
+    def pieces(self, partial: np.ndarray) -> Iterator[np.ndarray]:
         """As :meth:`sum`, but yields the flat sum (count,) in pieces; on rank 0 alone."""
-        return self._pieces(partial, *self.take(len(partial)))
+        return self._pieces(partial, self.take(len(partial)))
+
+
+@dataclass(frozen=True)
+class _Spreading(Plan):
+    """whole: the message that holds the sum. pieces: on rank 0, its pieces, each with its sends."""
+
+    whole: np.ndarray
+    pieces: Sequence[tuple[np.ndarray, list]] = ()
 
 
 class StarAllreduce(Exchange):
@@ -76,21 +97,22 @@ class StarAllreduce(Exchange):
         self._reduce.expect(rows)
         super().expect(rows)
 
-    def build(self, count: int) -> tuple[list, list]:
-        pieces = [self._message[self.byte_range(*piece)].numpy() for piece in pieces_of(self.wire, count)]
+    def build(self, count: int) -> _Spreading:
+        whole = self._message[: self.wire.nbytes(count)]
+        messages = [whole[self.byte_range(*piece)] for piece in pieces_of(self.wire, count)]
         if self.rank != ROOT:
-            return [self.comm.Recv_init(piece, ROOT, Tag.SUM) for piece in pieces], []
+            return _Spreading([self.comm.Recv_init(message, ROOT, Tag.SUM) for message in messages], [], whole)
         ranks = range(1, self.size)
-        return [], [self.comm.Send_init(piece, rank, Tag.SUM) for piece in pieces for rank in ranks]
+        sends = [[self.comm.Send_init(message, rank, Tag.SUM) for rank in ranks] for message in messages]
+        return _Spreading([], [*chain(*sends)], whole, list(zip(messages, sends, strict=True)))
 
-    def run(self, partial: torch.Tensor, receives: list, sends: list) -> torch.Tensor:
-        count, others, leaving = partial.numel(), self.size - 1, iter(sends)
-        bounds = iter(pieces_of(self.wire, count))
-        for piece in self._reduce.pieces(partial):
-            self.wire.write(piece, self._message[self.byte_range(*next(bounds))])
-            start([next(leaving) for _ in range(others)])
-        wait([*sends, *receives])
-        return self.wire.read(self._message[: self.wire.nbytes(count)], count).float()
+    def run(self, partial: np.ndarray, plan: _Spreading) -> np.ndarray:
+        for total, (message, sends) in zip(self._reduce.pieces(partial), plan.pieces, strict=True):
+            self.wire.write(total, message)
+            start(sends)
+        wait(plan.sends)
+        wait(plan.receives)
+        return self.wire.read(plan.whole, partial.size)
 
     def free(self) -> None:
         self._reduce.free()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from time import perf_counter
 
-import torch
+import numpy as np
 
 from tpi_mpi.comm.allreduce.base import Exchange
 from tpi_mpi.comm.allreduce.direct import DirectAllreduce
@@ -78,7 +78,7 @@ class TunedAllreduce:
     def expect(self, rows: int) -> None:
         self._of(rows).expect(rows)
 
-    def sum(self, partial: torch.Tensor) -> torch.Tensor:
+    def sum(self, partial: np.ndarray) -> np.ndarray:
         return self._of(len(partial)).sum(partial)
 
     def free(self) -> None:
@@ -154,9 +154,9 @@ def _measure(world: World, wire: Wire, width: int, rows: int, candidates: Sequen
 
 def _median(world: World, exchange: Exchange, rows: int, width: int) -> float:
     """The median seconds, on this rank, of one sum in a run of sums. Frees the exchange."""
-    partial = torch.zeros(rows, width)
+    partial = np.zeros((rows, width), np.float32)
     began = perf_counter()
-    exchange.sum(partial)  # builds the requests, and faults in the buffers' pages
+    exchange.sum(partial)  # builds the plan, and faults in the buffers' pages
     first = perf_counter() - began
     taken = []
     for _ in range(world.broadcast(max(_LEAST, min(_TRIES, int(_SECONDS / first))))):

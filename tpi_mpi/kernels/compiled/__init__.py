@@ -5,6 +5,7 @@ memory      arrays over memory known by its address
 atomics     instructions on memory that threads share
 pool        the threads
 states      states in the order that kernels read
+numbers     float32 to other dtypes, and back
 product     tiles of weights times packs of states
 prepared    products with all that kernels need to know of them
 multiplier  products of whoever has arrays
