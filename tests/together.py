@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
+import numpy as np
 
+from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.embedding import Embedding
@@ -23,7 +24,7 @@ class Together:
         self.files = [SlabFile(slab.path) for slab in self.slabs]
         for file in self.files:
             self._stack.callback(file.close)
-        self.models = [ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype) for slab in self.slabs]
+        self.models = [ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype, Fallback()) for slab in self.slabs]
         self.caches = [model.new_cache(capacity) for model in self.models]
         self.embedding = self._stack.enter_context(Embedding(self.slabs[0]))
         self.weights = [
@@ -37,7 +38,7 @@ class Together:
     def __exit__(self, *exception) -> None:
         self._stack.close()
 
-    def forward(self, token_ids: Sequence[int], start: int) -> torch.Tensor:
+    def forward(self, token_ids: Sequence[int], start: int) -> np.ndarray:
         """The logits (vocab_size,) of the token that follows the tokens at the positions from ``start`` on."""
         hidden = self.embedding(token_ids)
         span = self.models[0].span(start, len(token_ids), start + len(token_ids))
@@ -54,19 +55,24 @@ class Together:
                 for model, weights, cache in ranks
             ]
             hidden = hidden + sum(partials)
-        return torch.cat(logits)
+        return np.concatenate(logits)
 
-    def _head(self, name: str, last: torch.Tensor) -> torch.Tensor:
+    def _head(self, name: str, last: np.ndarray) -> np.ndarray:
         """The logits of one slice of the vocabulary."""
         model, weights = self.models[0], self.weights[0]
         first = next(block.name for block in model.blocks if block.kind is Kind.HEAD)
         return model.logits(weights[name], model.final_norm(weights[first], last))[0]
 
-    def greedy(self, prompt: Sequence[int], count: int) -> tuple[list[int], torch.Tensor]:
+    def greedy(self, prompt: Sequence[int], count: int) -> tuple[list[int], np.ndarray]:
         """The continuation's token ids, and the log-probabilities of all tokens at each step."""
         ids, logprobs, start = list(prompt), [], 0
         for _ in range(count):
-            logprobs.append(self.forward(ids[start:], start).log_softmax(-1))
+            logprobs.append(log_softmax(self.forward(ids[start:], start)))
             ids.append(int(logprobs[-1].argmax()))
             start = 0 if self.models[0].rope.restarts_at(len(ids)) else len(ids) - 1
-        return ids[len(prompt) :], torch.stack(logprobs)
+        return ids[len(prompt) :], np.stack(logprobs)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

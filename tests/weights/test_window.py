@@ -10,11 +10,10 @@ import time
 import h5py
 import numpy as np
 import pytest
-import torch
 
 from tpi_mpi.common.errors import DiskHung, TpiError
 from tpi_mpi.common.memory import resident
-from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.operand import Operand, Vector
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights import pages
 from tpi_mpi.weights.budget import Plan, plan, plan_window
@@ -58,10 +57,9 @@ def stored(slab: Slab, name: str) -> dict[str, bytes]:
         }
 
 
-def bytes_of(tensor: torch.Tensor | Operand) -> bytes:
-    if isinstance(tensor, Operand):
-        return b"".join(part.tobytes() for part in tensor.parts)
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+def bytes_of(tensor: Operand | Vector) -> bytes:
+    parts = tensor.parts if isinstance(tensor, Operand) else [tensor.stored]
+    return b"".join(part.tobytes() for part in parts)
 
 
 def alter(slab: Slab, name: str, at: int = 100) -> None:

@@ -66,7 +66,7 @@ class MappedBlock:
         self._lead = pages.lead_of(extent.offset)
         self._first = extent.offset - self._lead
         self.nbytes = extent.nbytes + self._lead
-        try:  # a private mapping, because torch warns about tensors that are not writable
+        try:  # a private mapping, because only writable memory tells its address
             self._map = mmap.mmap(file.descriptor, self.nbytes, access=mmap.ACCESS_COPY, offset=self._first)
         except ValueError:
             raise self._unreadable("the file ends too early") from None

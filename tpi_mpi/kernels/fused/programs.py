@@ -38,7 +38,7 @@ class _Program:
     def __init__(self, shapes: Shapes, rows: int):
         self.record = np.zeros(steps.RECORD, np.int64)
         self.record[steps.ROWS], self.record[steps.WIDTH] = rows, shapes.width
-        self.record[steps.EPS : steps.EPS + 1].view(np.float64)[0] = shapes.eps
+        self.record[steps.EPS] = np.float32(shapes.eps).view(np.uint32)
         self.address = self.record.ctypes.data
         self.kept: list = []  # whatever steps point to
 

@@ -37,7 +37,7 @@ from tpi_mpi.kernels.formats import TILE
     ROWS,
     WIDTH,
     COLUMNS,
-    EPS,  # the bits of a float64
+    EPS,  # the bits of a float32
     ACTIVATION,
     STATES,  # address: float32 (rows, width), or what else is multiplied
     HEADS,
@@ -93,7 +93,7 @@ def tensor(r, slot):
 
 @helper
 def _eps(r):
-    return np.float32(r[EPS : EPS + 1].view(np.float64)[0])
+    return np.uint32(r[EPS]).view(np.float32)
 
 
 @helper
@@ -205,6 +205,8 @@ def finish(first, stop, address):
     width = r[WIDTH]
     for row in range(first, stop):
         result = _row(r[RESULT], row, 4 * width, width)
-        result[:] = _row(r[PRODUCTS], row, r[FINAL_STEP], width)
+        product = _row(r[PRODUCTS], row, r[FINAL_STEP], width)
+        for i in range(width):  # which compiles much faster than an assignment of arrays
+            result[i] = product[i]
         if r[FINAL_BIAS] > 0:
             add_vector(result, tensor(r, r[FINAL_BIAS]))
