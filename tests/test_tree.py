@@ -147,6 +147,14 @@ DOORS = {
         "weights_tools.split",
         "weights_tools.synth",
     },
+    "torch": {  # a rank with kernels never imports it
+        "tpi_mpi.kernels.fallback",
+        "weights_tools.splitting.conversion",
+        "weights_tools.splitting.cut",
+        "weights_tools.verification.checksums",
+        "weights_tools.synthesis.random_source",
+        "weights_tools.synthesis.random_rows",
+    },
     "pickle": set(),
 }
 

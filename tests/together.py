@@ -24,7 +24,9 @@ class Together:
         self.files = [SlabFile(slab.path) for slab in self.slabs]
         for file in self.files:
             self._stack.callback(file.close)
-        self.models = [ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype, Fallback()) for slab in self.slabs]
+        self.models = [
+            ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype, Fallback()) for slab in self.slabs
+        ]
         self.caches = [model.new_cache(capacity) for model in self.models]
         self.embedding = self._stack.enter_context(Embedding(self.slabs[0]))
         self.weights = [

@@ -26,9 +26,9 @@ import torch
 from passages import Passage, answers, windows
 from torch import Tensor
 
-from tpi_mpi.kernels.formats import GROUPS, Format, Tiled
+from tpi_mpi.kernels.formats import GROUPS, Format, Plain, Tiled
 from tpi_mpi.kernels.linear import Linear, open_linear
-from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.operand import Operand, Tensors, Vector
 from tpi_mpi.kernels.packing import Rows, dequantize, pack
 from tpi_mpi.kernels.quantization import quantize
 from tpi_mpi.model import names
@@ -59,9 +59,11 @@ class Model:
         partition = Partition.of(checkpoint.config, 1)
         self._shard = ModelShard(checkpoint.config, partition, 0, "float32", linear)
         embedding = f"model.{names.weight_of(names.EMBED_TOKENS)}"
-        self._embedding = torch.from_numpy(self._read(embedding, 0, checkpoint.config.vocab_size))
+        self._embedding = self._read(embedding, 0, checkpoint.config.vocab_size)
         blocks = (block for block in blocks_of(checkpoint.config, partition) if block.kind is not Kind.EMBEDDING)
-        self._weights = {block.name: {spec.name: self._load(block, spec) for spec in block.tensors} for block in blocks}
+        self._weights = {
+            block.name: Tensors({spec.name: self._load(block, spec) for spec in block.tensors}) for block in blocks
+        }
         self.error = self._missed / self._squares if self._squares else 0.0
 
     def _read(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -69,10 +71,10 @@ class Model:
         rows = Rows.joined(list(self._checkpoint.pieces(name, start, stop)))
         return dequantize(rows, self._checkpoint.formats[name])
 
-    def _load(self, block: Block, spec: TensorSpec) -> Tensor | Operand:
+    def _load(self, block: Block, spec: TensorSpec) -> Operand | Vector:
         weight = self._read(spec.source, *spec.rows)
         if not spec.multiplied:
-            return torch.from_numpy(weight)
+            return Vector(Plain("float32", weight.shape), weight)
         if self._format is None:
             return operand(Rows(weight), Format("float32"))
         format = head_of(self._format) if block.kind is Kind.HEAD else self._format
@@ -85,7 +87,7 @@ class Model:
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
         """What it expects after each of some tokens (T,), which begin a text: (T, vocab_size)."""
-        hidden, count, logits = self._embedding[tokens], len(tokens), []
+        hidden, count, logits = self._embedding[tokens.numpy()], len(tokens), []
         span, cache = self._shard.span(0, count, count), self._shard.new_cache(count)
         for block in self._shard.blocks:
             weights = self._weights[block.name]
@@ -97,7 +99,7 @@ class Model:
                 case Kind.HEAD:
                     hidden = hidden if logits else self._shard.final_norm(weights, hidden)
                     logits.append(self._shard.logits(weights, hidden))
-        return torch.cat(logits, dim=1).log_softmax(dim=1)
+        return torch.from_numpy(np.concatenate(logits, axis=1)).log_softmax(dim=1)
 
 
 def operand(rows: Rows, format: Format) -> Operand:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import sys, torch
+import sys
 from operands import random_operand
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.linear import compiling_announced, open_linear

@@ -48,7 +48,9 @@ def matrix(format: Format, rows: int, columns: int, seed: int):
 
 def attention_tensors(shapes: Shapes, format=Format("float32"), options=False, dtype="float32", other=None) -> Arranged:
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
-    extra = [vector(size, dtype, 10 + size) for size in (queries, keys, keys, shapes.width, shapes.head_dim, shapes.head_dim)]
+    extra = [
+        vector(size, dtype, 10 + size) for size in (queries, keys, keys, shapes.width, shapes.head_dim, shapes.head_dim)
+    ]
     return Arranged([
         vector(shapes.width, dtype),
         matrix(format, queries, shapes.width, 1), matrix(other or format, keys, shapes.width, 2),

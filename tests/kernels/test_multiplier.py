@@ -124,7 +124,10 @@ def test_denormal_scales_count(multiply, planes, format):
 
 @pytest.mark.parametrize("exponent", [0, 1, 250])
 def test_extreme_powers_of_two_count(multiply, planes, exponent):
-    operand, rows = random_operand(Tiled(Format.of("mxfp4"), 16, 32)), states(2, 32) * np.float32(2.0 ** (10 - exponent / 10))
+    operand, rows = (
+        random_operand(Tiled(Format.of("mxfp4"), 16, 32)),
+        states(2, 32) * np.float32(2.0 ** (10 - exponent / 10)),
+    )
     operand.parts[1][:] = exponent
     assert error(multiply(rows, operand, DECODE), rows, operand) < tolerance(operand.layout.format, planes)
 

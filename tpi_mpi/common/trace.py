@@ -2,8 +2,6 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 ACTIVITIES = ("fetch", "stall", "compute", "allreduce")
 _DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "adding up"}
@@ -19,7 +17,7 @@ class Trace:
 
     def __init__(self, record: bool = False):
         self._record = record
-        self._doing = "loading"
+        self._doing = "loading", ""
         self.reset()
 
     def reset(self) -> None:
@@ -28,27 +26,46 @@ class Trace:
         self.spans: list[tuple[str, str, float, float]] = []
         self.memory: list[tuple[float, int]] = []
 
-    @contextmanager
-    def span(self, activity: str, name: str) -> Iterator[None]:
+    def span(self, activity: str, name: str) -> "_Span":
         """Counts the time inside the with-block towards ``activity``; ``name`` is the label in a trace."""
+        return _Span(self, activity, name)
+
+    def begin(self, activity: str, name: str) -> float:
+        """Notes that a span of time begins; returns the moment."""
         if activity in _DOING:
-            self._doing = f"{_DOING[activity]} {name}"
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            duration = time.perf_counter() - start
-            self.seconds[activity] += duration
-            if self._record:
-                self.spans.append((activity, name, start - self._origin, duration))
+            self._doing = activity, name
+        return time.perf_counter()
+
+    def end(self, activity: str, name: str, start: float) -> None:
+        """Notes that the span of time ends that began at ``start``."""
+        duration = time.perf_counter() - start
+        self.seconds[activity] += duration
+        if self._record:
+            self.spans.append((activity, name, start - self._origin, duration))
 
     def describe(self) -> str:
         """What was begun last, apart from fetching, which runs in the background."""
-        return self._doing
+        activity, name = self._doing
+        return f"{_DOING[activity]} {name}" if activity in _DOING else activity
 
     def sample(self, resident: int) -> None:
         """Records the memory that is resident now, in bytes."""
         self.memory.append((time.perf_counter() - self._origin, resident))
+
+
+class _Span:
+    """The context manager of a span. There are some for each block and token, and a generator takes twice the time."""
+
+    __slots__ = ("_trace", "_activity", "_name", "_start")
+
+    def __init__(self, trace: Trace, activity: str, name: str):
+        self._trace, self._activity, self._name = trace, activity, name
+
+    def __enter__(self) -> None:
+        self._start = self._trace.begin(self._activity, self._name)
+
+    def __exit__(self, *exception) -> None:
+        self._trace.end(self._activity, self._name, self._start)
 
 
 def trace_events(rank: int, trace: dict) -> list[dict]:

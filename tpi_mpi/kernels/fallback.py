@@ -78,7 +78,9 @@ class FallbackBlocks:
         states = self._norm(norm, torch.from_numpy(hidden))
         queries = self._turned(self._heads(states, query, query_bias), query_norm, span)
         keys = self._turned(self._heads(states, key, key_bias), key_norm, span)
-        cache.append(layer, span.start, *(_stored(own, cache.dtype) for own in (keys, self._heads(states, value, value_bias))))
+        cache.append(
+            layer, span.start, *(_stored(own, cache.dtype) for own in (keys, self._heads(states, value, value_bias)))
+        )
         first = 0 if window is None else max(0, span.start - window + 1)
         seen = [torch.from_numpy(own) for own in cache.read(layer, first, span.stop)]
         mask = causal_mask(span.start, span.count, first, window)
@@ -190,6 +192,8 @@ def _widened(vector: Vector) -> torch.Tensor:
 def _stored(states: torch.Tensor, dtype: str) -> np.ndarray:
     """States as a cache stores them."""
     values = states.contiguous()
-    return values.to(getattr(torch, dtype)).view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else (
-        values.to(getattr(torch, dtype)).numpy()
+    return (
+        values.to(getattr(torch, dtype)).view(torch.int16).numpy().view(np.uint16)
+        if dtype == "bfloat16"
+        else (values.to(getattr(torch, dtype)).numpy())
     )

@@ -4,7 +4,6 @@ numpy has no bfloat16: its numbers lie in uint16, and the name of the dtype is k
 where there are kernels, and numpy where there are none, to the same bits.
 """
 
-from ctypes import addressof, c_char
 from functools import cache
 from types import ModuleType
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from tpi_mpi.kernels.formats import STORED_AS, Format
 from tpi_mpi.kernels.linear import kernels_available
-from tpi_mpi.kernels.operand import KINDS
+from tpi_mpi.kernels.operand import KINDS, address_of
 from tpi_mpi.kernels.packing import Rows, dequantize
 
 GROUP = 128
@@ -136,7 +135,7 @@ def _place(array: np.ndarray, nbytes: int) -> int:
     assert array.flags.c_contiguous, "compiled code would go beyond the array"
     assert array.nbytes == nbytes, "the arrays do not hold as many numbers"
     if nbytes and array.flags.writeable:
-        return addressof(c_char.from_buffer(array))  # in a third of the time
+        return address_of(array)
     return array.ctypes.data
 
 

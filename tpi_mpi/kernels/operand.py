@@ -1,5 +1,6 @@
 """The tensors of a block as they lie in memory, ready to be computed with."""
 
+from ctypes import addressof, c_char
 from functools import cached_property
 
 import numpy as np
@@ -66,6 +67,11 @@ class Vector:
 
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}
 """What numbers are, for compiled code."""
+
+
+def address_of(array: np.ndarray) -> int:
+    """The address of a contiguous array that may be written to, in a third of the time that numpy's own way takes."""
+    return addressof(c_char.from_buffer(array))
 
 
 class Tensors(dict[str, Operand | Vector]):

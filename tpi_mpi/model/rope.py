@@ -20,6 +20,7 @@ class Rope:
         self.dim = int(config.head_dim * config.rope.partial_rotary_factor)
         self.scale = np.float32(_attention_factor(config.rope, config.max_position_embeddings))
         self._restarts = config.family.restarts_longrope and config.rope.rope_type == "longrope"
+        self._frequencies: tuple[int, np.ndarray] = (-1, np.empty(0, np.float32))  # and the length that they are for
 
     def tables(self, start: int, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and sines for ``count`` positions from ``start`` on, each (count, dim / 2).
@@ -36,6 +37,23 @@ class Rope:
 
     def inverse_frequencies(self, length: int) -> np.ndarray:
         """Radians per position for each pair of dimensions, (dim / 2,)."""
+        representative = self._representative(length)
+        if self._frequencies[0] != representative:
+            self._frequencies = representative, self._computed(representative)
+        return self._frequencies[1]
+
+    def _representative(self, length: int) -> int:
+        """A length with the same frequencies; the same one for as many as possible."""
+        match self.parameters.rope_type:
+            case "dynamic":
+                return max(length, self.trained_length)
+            case "longrope":
+                original = self.parameters.original_max_position_embeddings
+                return original + (length > original)
+            case _:
+                return 0
+
+    def _computed(self, length: int) -> np.ndarray:
         settings = self.parameters
         base = np.float32(settings.rope_theta)
         exponents = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)

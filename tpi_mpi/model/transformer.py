@@ -54,7 +54,9 @@ class ModelShard:
         whole = 2 * capacity * width  # the hidden states, and their copy in flight to the other ranks
         partials = 3 * chunk * width  # one being computed, and two on their way
         states = 4 * (whole + partials + self.config.vocab_size)
-        return KVCache.size(*self._cache_shape(capacity), self._kv_dtype) + states + self._compute.memory(chunk, capacity)
+        return (
+            KVCache.size(*self._cache_shape(capacity), self._kv_dtype) + states + self._compute.memory(chunk, capacity)
+        )
 
     def _cache_shape(self, capacity: int) -> tuple[int, int, int, int]:
         return self.config.num_hidden_layers, self.shapes.kv_heads, capacity, self.shapes.head_dim

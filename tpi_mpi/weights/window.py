@@ -1,8 +1,7 @@
 """The sliding window over the weights: blocks are fetched ahead of use, used in place, and released after use."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 from tpi_mpi.common.errors import DiskHung
@@ -76,22 +75,25 @@ class SlidingWindow:
         self._present.clear()  # the page cache may keep its pages, so that the next run starts faster
         self._file.close()
 
-    @contextmanager
-    def block(self, name: str) -> Iterator[Tensors]:
-        """The tensors of the next block, by name, as they are stored; valid inside the with-block.
+    def block(self, name: str) -> "_Use":
+        """A context manager: the tensors of the next block, by name, as they are stored, valid inside the with-block.
 
         name: must be the next block in order. Waits until the block has arrived. Raises the error that stopped the
         fetch thread, if any, and DiskHung if the disk delivers nothing for too long.
         """
+        return _Use(self, name)
+
+    def begin(self, name: str) -> Tensors:
+        """The tensors of the next block, until :meth:`end`; as :meth:`block` tells."""
         expected = next(self._expected)
         assert name == expected, f"block {name} asked for, but {expected} is next"
-        mapped = self._wait_for(name)
-        try:
-            yield mapped.tensors
-        finally:
-            if name not in self._plan.pinned:
-                self._release(name)
-        if self._used:
+        return self._wait_for(name).tensors
+
+    def end(self, name: str, failed: bool) -> None:
+        """Ends the use of a block; ``failed``: with an error."""
+        if name not in self._plan.pinned:
+            self._release(name)
+        if self._used and not failed:
             self._used(name)
 
     def _wait_for(self, name: str) -> MappedBlock:
@@ -174,3 +176,18 @@ class SlidingWindow:
             count = min(wanted, self._plan.capacity - self._streamed)
             self._streamed += count
             return count
+
+
+class _Use:
+    """The context manager of a block's use, of which there is one for each block and token."""
+
+    __slots__ = ("_window", "_name")
+
+    def __init__(self, window: SlidingWindow, name: str):
+        self._window, self._name = window, name
+
+    def __enter__(self) -> Tensors:
+        return self._window.begin(self._name)
+
+    def __exit__(self, error_type, *exception) -> None:
+        self._window.end(self._name, error_type is not None)

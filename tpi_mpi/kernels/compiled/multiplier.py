@@ -19,6 +19,7 @@ from tpi_mpi.kernels.table import Kernel, choose
 # Products whose arguments are remembered; prompts of ever new lengths must not fill the memory.
 _MOST_PLANS = 256
 
+
 class _Standalone:
     """A product on its own, with its table."""
 
@@ -113,5 +114,3 @@ class Multiplier:
         self._version = self.scratch.version
         self._plans[key] = plan
         return plan
-
-

@@ -84,7 +84,9 @@ def attend(first, stop, address):
                 tiles = -(-(min(seen_by(r, row, used, count)[1], end, part + PART) - part) // TILE)
                 if tiles <= 0:
                     continue
-                set_product(scoring, used - row, inputs, queries + 4 * inputs * row, keys + part * inputs // TILE * of_tile)
+                set_product(
+                    scoring, used - row, inputs, queries + 4 * inputs * row, keys + part * inputs // TILE * of_tile
+                )
                 call(r[PRODUCT], 0, tiles, scoring)
                 weigh(r, scores, weights, totals, row, used, count, part, begin, end, tiles * TILE)
                 set_product(mixing, used - row, tiles * TILE, weights, values + part * of_tile)

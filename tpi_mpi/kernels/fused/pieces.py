@@ -107,25 +107,45 @@ def place_in_tiles(kind, row, column, columns):
 @helper
 def store_row(own, matrix, kind, row, columns):
     """Stores numbers (n,) as a row of a matrix in tiles, which has ``columns`` columns with its padding."""
+    pair = 1 if kind == BFLOAT16 else 0
+    first = place_in_tiles(kind, row, 0, columns)
     for i in range(len(own)):
-        store(own[i], matrix, kind, place_in_tiles(kind, row, i, columns))
+        _store(own[i], matrix, kind, first + (i >> pair << pair) * TILE + (i & pair))
 
 
 @helper
 def store_column(own, matrix, kind, column, columns):
     """Stores numbers (n,) as a column of a matrix in tiles."""
-    for i in range(len(own)):
-        store(own[i], matrix, kind, place_in_tiles(kind, i, column, columns))
+    pair = 1 if kind == BFLOAT16 else 0
+    for start in range(0, len(own), TILE):
+        first = place_in_tiles(kind, start, column, columns)
+        for i in range(min(TILE, len(own) - start)):
+            _store(own[start + i], matrix, kind, first + (i << pair))
 
 
 @helper
-def store(number, matrix, kind, place):
+def _store(number, matrix, kind, place):
     if kind == FLOAT32:
         array_at(matrix, place + 1, np.float32)[place] = number
     elif kind == FLOAT16:
         array_at(matrix, place + 1, np.uint16)[place] = half_bits(number)
     else:
         array_at(matrix, place + 1, np.uint16)[place] = rounded(np.float32(number).view(np.uint32))
+
+
+@helper
+def clear_columns(matrix, kind, first, stop, rows, columns):
+    """Makes columns of a matrix in tiles zero, in all of its tiles. stop: an even number."""
+    words = 2 if kind == FLOAT32 else 1  # of 16 bits, in a number
+    for row in range(0, rows, TILE):
+        start = first
+        if kind == BFLOAT16 and first % 2 == 1:  # the other half of its pair stays
+            for lane in range(TILE):
+                _store(np.float32(0), matrix, kind, place_in_tiles(kind, row + lane, first, columns))
+            start = first + 1
+        place = (row * columns + start * TILE) * words
+        numbers = array_at(matrix + 2 * place, (stop - start) * TILE * words, np.uint16)
+        numbers[:] = 0
 
 
 @helper

@@ -17,7 +17,7 @@ from tpi_mpi.kernels.compiled.product import execute, product_kernel
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
 from tpi_mpi.kernels.kv_cache import KVCache
-from tpi_mpi.kernels.operand import KINDS, Arranged
+from tpi_mpi.kernels.operand import KINDS, Arranged, address_of
 from tpi_mpi.kernels.table import Kernel
 
 _ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
@@ -29,7 +29,8 @@ _ALL = 1 << 40
 _ROWS = 4
 _MOST_PROGRAMS = 128
 
-_CALL = struct.Struct(f"{steps.CALL}q")
+# The numbers of a record that change from call to call; a feed-forward block needs only the first three.
+_CALL, _SHORT_CALL = struct.Struct(f"{steps.CALL}q"), struct.Struct("3q")
 
 
 class _Program:
@@ -60,18 +61,15 @@ class _Program:
         """Says how many items of work a step has."""
         self._steps[step, 2] = count
 
-    def run(self, control: int, *call: int) -> None:
-        """Runs the steps. call: the first numbers of the record."""
-        _CALL.pack_into(self.record, 0, *call)
+    def run(self, control: int) -> None:
+        """Runs the steps, once the record is complete."""
         execute(control, self._steps_address, self._count)
 
 
 class FusedBlocks:
     """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
 
-    def __init__(
-        self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes
-    ):
+    def __init__(self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes):
         self._control = pool.control
         self._scratch = scratch
         self._choose, self._cpu = choose, cpu
@@ -84,37 +82,37 @@ class FusedBlocks:
     ) -> np.ndarray:
         rows, partial = len(hidden), np.empty_like(hidden)
         key = rows, span.work, id(cache.key_layout), tensors.layouts
-        program = self._known(key) or self._plan(key, lambda: self._attention(rows, span.work, cache, tensors))
+        program = self._programs.get(key) if self._version == self._scratch.version else None
+        program = program or self._plan(key, lambda: self._attention(rows, span.work, cache, tensors))
         spans = -(-span.stop // _SPAN) if span.work == DECODE else 1
         program.items(program.attend, program.parts * spans)
-        angles = span.addresses
-        call = tensors.address, hidden.ctypes.data, partial.ctypes.data, *cache.addresses[layer], *angles
-        program.run(self._control, *call, span.start, spans, window or 0)
+        places = tensors.address, address_of(hidden), address_of(partial), *cache.addresses[layer], *span.addresses
+        _CALL.pack_into(program.record, 0, *places, span.start, spans, window or 0)
+        program.run(self._control)
         return partial
 
     def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
         rows, partial = len(hidden), np.empty_like(hidden)
         key = rows, work, tensors.layouts
-        program = self._known(key) or self._plan(key, lambda: self._feed_forward(rows, work, tensors))
-        call = tensors.address, hidden.ctypes.data, partial.ctypes.data, *[0] * (steps.CALL - 3)
-        program.run(self._control, *call)
+        program = self._programs.get(key) if self._version == self._scratch.version else None
+        program = program or self._plan(key, lambda: self._feed_forward(rows, work, tensors))
+        _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(partial))
+        program.run(self._control)
         return partial
 
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         program, result = _Program(self._shapes, len(hidden)), np.empty_like(hidden)
         program.set(states=result.ctypes.data)
         program.finish([program.by_rows(steps.normalise_rows)])
-        program.run(self._control, tensors.address, hidden.ctypes.data, *[0] * (steps.CALL - 2))
+        _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(result))
+        program.run(self._control)
         return result
 
     def memory(self, rows: int, capacity: int) -> int:
         return 0  # the scratch memory is as large as it was for the most rows
 
-    def _known(self, key: tuple) -> _Program | None:
-        """The program, unless the scratch memory that it works in has moved."""
-        return self._programs.get(key) if self._version == self._scratch.version else None
-
     def _plan(self, key: tuple, make: Callable[[], _Program]) -> _Program:
+        """Makes a program and remembers it, and forgets those whose scratch memory has moved."""
         program = make()
         if len(self._programs) >= _MOST_PROGRAMS or self._version != self._scratch.version:
             self._programs.clear()
@@ -158,9 +156,7 @@ class FusedBlocks:
         rooms = self._rooms(rows * 4 * shapes.width, projected, output)
         program.set(columns=shapes.columns, activation=_ACTIVATIONS[shapes.activation])
         begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, steps.DOWN_BIAS)
-        program.finish(
-            begin, [program.by_rows(steps.activate)], _steps_of(output), [program.by_rows(steps.finish)]
-        )
+        program.finish(begin, [program.by_rows(steps.activate)], _steps_of(output), [program.by_rows(steps.finish)])
         return program
 
     def _products(self, rows: int, tensors: Arranged, slots: Sequence[int], work: str) -> list[Product]:
@@ -228,5 +224,3 @@ def _steps_of(products: Sequence[Product]) -> list[Step]:
 @cache
 def _address(kernel: Callable) -> int:
     return kernel_address(kernel)
-
-

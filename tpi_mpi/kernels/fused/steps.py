@@ -9,11 +9,10 @@ from tpi_mpi.kernels.compiled.jit import helper
 from tpi_mpi.kernels.compiled.memory import array_at
 from tpi_mpi.kernels.fused.pieces import (
     add_vector,
+    clear_columns,
     gate,
     normalise,
-    place_in_tiles,
     rotate,
-    store,
     store_column,
     store_row,
 )
@@ -180,11 +179,9 @@ def _put_in_cache(r, keys, values, position):
 @helper
 def _clear_after(r, position):
     """Makes the values after the last position zero, up to where a product ends: whatever is there gets no weight."""
+    first, stop = position + 1, (position // TILE + 1) * TILE
     for kv_head in range(r[KV_HEADS]):
-        for after in range(position + 1, -(-(position + 1) // TILE) * TILE):
-            for i in range(r[DIM]):
-                place = place_in_tiles(r[KIND], i, after, r[CAPACITY])
-                store(np.float32(0), r[VALUES] + kv_head * r[VALUE_BYTES], r[KIND], place)
+        clear_columns(r[VALUES] + kv_head * r[VALUE_BYTES], r[KIND], first, stop, r[DIM], r[CAPACITY])
 
 
 def activate(first, stop, address):
