@@ -11,13 +11,13 @@ from llvmlite import binding, ir
 from operands import FORMATS
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.compiled.jit import named
 from tpi_mpi.kernels.cpu import Cpu, compiled_for, features_of
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.table import choose
 from tpi_mpi.kernels.tiles.emitter import I64, Emitter
 from tpi_mpi.kernels.tiles.intrinsics import emit_tile, read, spelled
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}

@@ -14,6 +14,7 @@ from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged, Vector
 
 WIDTH, CAPACITY, START = 72, 700, 20
+FLOAT32 = Format("float32")
 PLAIN = Shapes(WIDTH, 1e-5, 8, 2, 4, 0, 16, 8, 100, "silu")
 HEADS = {
     "grouped": PLAIN,
@@ -46,7 +47,7 @@ def matrix(format: Format, rows: int, columns: int, seed: int):
     return random_operand(Tiled(format, rows, columns), seed)
 
 
-def attention_tensors(shapes: Shapes, format=Format("float32"), options=False, dtype="float32", other=None) -> Arranged:
+def attention_tensors(shapes: Shapes, format=FLOAT32, options=False, dtype="float32", other=None) -> Arranged:
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
     extra = [
         vector(size, dtype, 10 + size) for size in (queries, keys, keys, shapes.width, shapes.head_dim, shapes.head_dim)
@@ -59,7 +60,7 @@ def attention_tensors(shapes: Shapes, format=Format("float32"), options=False, d
     ])  # fmt: skip
 
 
-def feed_forward_tensors(shapes: Shapes, format=Format("float32"), biases=False, dtype="float32") -> Arranged:
+def feed_forward_tensors(shapes: Shapes, format=FLOAT32, biases=False, dtype="float32") -> Arranged:
     extra = [vector(size, dtype, 10 + size) for size in (shapes.columns, shapes.columns, shapes.width)]
     return Arranged([
         vector(shapes.width, dtype),

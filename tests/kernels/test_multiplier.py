@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from operands import FORMATS, random_operand
 
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.compiled.multiplier import Multiplier
 from tpi_mpi.kernels.fallback import Fallback, dequantized
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 
 ROWS, COLUMNS, START = 37, 100, 40  # which divide nothing
 # The largest error, as a part of the largest result: of float32, of two planes, of one, of states in bfloat16.

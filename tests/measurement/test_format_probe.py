@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import open_linear
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from
 from tpi_mpi.model.config import ModelConfig

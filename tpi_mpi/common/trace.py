@@ -56,7 +56,7 @@ class Trace:
 class _Span:
     """The context manager of a span. There are some for each block and token, and a generator takes twice the time."""
 
-    __slots__ = ("_trace", "_activity", "_name", "_start")
+    __slots__ = ("_activity", "_name", "_start", "_trace")
 
     def __init__(self, trace: Trace, activity: str, name: str):
         self._trace, self._activity, self._name = trace, activity, name

@@ -139,4 +139,8 @@ def _p90(values: list[float]) -> float | None:
 
 
 def _show(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    if seconds is None:
+        return "-"
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1000:.{1 if seconds < 0.01 else 0}f} ms"

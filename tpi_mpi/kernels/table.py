@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from tpi_mpi.kernels.blocks import PROMPT
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import GROUPS, Tiled
-from tpi_mpi.kernels.blocks import PROMPT
 
 INTEGER, FLOAT, ROUNDED = "integer", "float", "rounded"
 """Kinds of kernels: states as bytes, as float32, or as bfloat16."""

@@ -24,8 +24,8 @@ from tpi_mpi.engine.report import (
     write_outputs,
 )
 from tpi_mpi.engine.request import Request
-from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.kernels.blocks import DECODE, PROMPT
+from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
 from tpi_mpi.measurement.format_probe import FormatProbe, formats_to_probe, probe_formats, rates_from

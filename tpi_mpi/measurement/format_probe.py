@@ -10,10 +10,10 @@ import numpy as np
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
 from tpi_mpi.engine.warmup import compiled_once
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.measurement.probes import OUT_OF_CACHE, decode_rate, memory_rate, prompt_rate
 from tpi_mpi.measurement.rates import ProductRates, Rates
 from tpi_mpi.weights.slab import PAGE, Slab

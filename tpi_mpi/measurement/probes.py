@@ -12,10 +12,10 @@ import numpy as np
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.units import MIB
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.reader import open_reader
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 
 OUT_OF_CACHE = 96 * MIB
 """Bytes: more than the caches of the cores hold."""

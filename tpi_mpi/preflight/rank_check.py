@@ -12,9 +12,9 @@ from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.engine.chunking import Chunking
 from tpi_mpi.engine.warmup import compiled_once, warm_up
+from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import open_linear
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
 from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from

@@ -8,8 +8,8 @@ from tpi_mpi.common.errors import DiskHung
 from tpi_mpi.common.options import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import MIB
-from tpi_mpi.weights.budget import Plan
 from tpi_mpi.kernels.operand import Tensors
+from tpi_mpi.weights.budget import Plan
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
@@ -181,7 +181,7 @@ class SlidingWindow:
 class _Use:
     """The context manager of a block's use, of which there is one for each block and token."""
 
-    __slots__ = ("_window", "_name")
+    __slots__ = ("_name", "_window")
 
     def __init__(self, window: SlidingWindow, name: str):
         self._window, self._name = window, name

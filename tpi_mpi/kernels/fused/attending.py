@@ -12,6 +12,7 @@ from tpi_mpi.kernels.compiled.atomics import call
 from tpi_mpi.kernels.compiled.jit import helper, reordering
 from tpi_mpi.kernels.compiled.memory import array_at, stack
 from tpi_mpi.kernels.compiled.states import pack_height
+from tpi_mpi.kernels.formats import TILE
 from tpi_mpi.kernels.fused.pieces import exponential
 from tpi_mpi.kernels.fused.steps import (
     CAPACITY,
@@ -38,7 +39,6 @@ from tpi_mpi.kernels.fused.steps import (
     own_heads,
     record_at,
 )
-from tpi_mpi.kernels.formats import TILE
 from tpi_mpi.kernels.table import MOST_ROWS
 
 PART = 256

@@ -7,15 +7,15 @@ from functools import cache
 import numpy as np
 
 from tpi_mpi.kernels.blocks import DECODE, Shapes, Span
-from tpi_mpi.kernels.fused import attending, steps
-from tpi_mpi.kernels.fused.attending import PART, ROWS_TOGETHER
 from tpi_mpi.kernels.compiled.jit import kernel_address
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
-from tpi_mpi.kernels.fused.pieces import GELU, GELU_TANH, RELU, SILU
 from tpi_mpi.kernels.compiled.product import execute, product_kernel
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
+from tpi_mpi.kernels.fused import attending, steps
+from tpi_mpi.kernels.fused.attending import PART, ROWS_TOGETHER
+from tpi_mpi.kernels.fused.pieces import GELU, GELU_TANH, RELU, SILU
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import KINDS, Arranged, address_of
 from tpi_mpi.kernels.table import Kernel

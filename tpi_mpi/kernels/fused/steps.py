@@ -7,6 +7,8 @@ import numpy as np
 
 from tpi_mpi.kernels.compiled.jit import helper
 from tpi_mpi.kernels.compiled.memory import array_at
+from tpi_mpi.kernels.compiled.states import pack_height
+from tpi_mpi.kernels.formats import TILE
 from tpi_mpi.kernels.fused.pieces import (
     add_vector,
     clear_columns,
@@ -16,8 +18,6 @@ from tpi_mpi.kernels.fused.pieces import (
     store_column,
     store_row,
 )
-from tpi_mpi.kernels.compiled.states import pack_height
-from tpi_mpi.kernels.formats import TILE
 
 (
     TABLE,  # address: of the addresses of the tensors' arguments
