@@ -93,8 +93,3 @@ def test_numbers_too_small_or_too_large_for_it_stay_near(name):
     tiny, huge = np.full(128, 1e-42, np.float32), np.full(128, -1e6, np.float32)
     assert abs(passed(tiny, name)).max() <= 1e-7
     assert passed(huge, name).max() <= -65504
-
-
-@pytest.mark.parametrize("name", WIRES)
-def test_a_wire_can_be_prepared_for(name):
-    wire(name).prepare()

@@ -10,11 +10,11 @@ SCRIPT = """
 import sys
 from operands import random_operand
 from tpi_mpi.kernels.formats import Format, Tiled
-from tpi_mpi.kernels.linear import compiling_announced, open_linear
+from tpi_mpi.kernels.linear import compiling_announced, prepare
 
 layouts = [Tiled(Format.of(dtype), 16, 128) for dtype in sys.argv[1:]]
-with compiling_announced(lambda: print("compiling")), open_linear() as linear:
-    linear.prepare(layouts)
+with compiling_announced(lambda: print("compiling")):
+    prepare(layouts, 2)
 """
 
 

@@ -8,16 +8,16 @@ from collections import Counter
 
 import pytest
 from llvmlite import binding, ir
+from numba.core.registry import cpu_target
 from operands import FORMATS
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.blocks import DECODE, PROMPT
-from tpi_mpi.kernels.compiled.jit import named
 from tpi_mpi.kernels.cpu import Cpu, compiled_for, features_of
 from tpi_mpi.kernels.formats import Format, Tiled
-from tpi_mpi.kernels.table import choose
+from tpi_mpi.kernels.table import Kernel, choose
 from tpi_mpi.kernels.tiles.emitter import I64, Emitter
-from tpi_mpi.kernels.tiles.intrinsics import emit_tile, read, spelled
+from tpi_mpi.kernels.tiles.intrinsics import emit_tile
 
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
@@ -80,6 +80,10 @@ def test_it_is_the_cpu_that_numba_compiles_for(settings, name):
     command = [sys.executable, "-c", "from tpi_mpi.kernels.cpu import this_cpu; print(this_cpu().name)"]
     finished = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == name
+
+
+def test_numba_has_the_same_features():
+    assert cpu_target.target_context.codegen().magic_tuple() == compiled_for()
 
 
 def assembly(format: Format, cpu: Cpu, model: str) -> Counter:
@@ -153,5 +157,5 @@ def test_a_kernel_can_be_read_from_its_text(format):
     layout = Tiled(format, 16, 128)
     cpus = Cpu("x86_64", "vnni512", wide=True, bfloat16=True), Cpu("x86_64", "maddubs"), Cpu("aarch64", "sdot")
     kernels = {choose(layout, work, planes, cpu) for work in (DECODE, PROMPT) for planes in (1, 2) for cpu in cpus}
-    assert {read(spelled(kernel)) for kernel in kernels} == kernels
-    assert len({named(lambda: None, spelled(kernel)).__name__ for kernel in kernels}) == len(kernels)
+    assert {Kernel.read(kernel.word) for kernel in kernels} == kernels
+    assert len({kernel.word for kernel in kernels}) == len(kernels)

@@ -205,8 +205,3 @@ def test_both_ways_make_the_same_bytes_in_groups(count, monkeypatch):
         monkeypatch.setattr(numbers, "_loops", lambda: None)
     for compiled, plain in zip(*both, strict=True):
         assert_same_numbers(compiled, plain)
-
-
-@pytest.mark.parametrize("dtype", [*FLOATS, "int8"])
-def test_what_converts_can_be_loaded_beforehand(dtype):
-    numbers.prepare(dtype)

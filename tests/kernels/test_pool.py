@@ -2,15 +2,28 @@
 
 import threading
 import time
+from functools import cache
 
 import numpy as np
 import pytest
+from numba import cfunc, types
 
-from tpi_mpi.kernels.compiled.jit import kernel_address
-from tpi_mpi.kernels.compiled.memory import array_at
-from tpi_mpi.kernels.compiled.pool import Pool, ThreadCount, run
+from tpi_mpi.kernels.compiled.functions import RUN
+from tpi_mpi.kernels.compiled.pool import Pool, ThreadCount
+from tpi_mpi.kernels.loops.memory import array_at
 
 MILLISECOND = 1_000_000
+run = RUN.call
+
+
+@cache
+def kernel_address(function) -> int:
+    """The address of what a pool runs."""
+    _KEPT.append(cfunc(types.void(types.int64, types.int64, types.int64))(function))
+    return _KEPT[-1].address
+
+
+_KEPT: list = []
 
 
 def count_items(first, stop, address):

@@ -3,10 +3,9 @@ import pytest
 
 from tpi_mpi.kernels.formats import WHOLE_ROW, Format, Tiled
 from tpi_mpi.kernels.packing import INT4_ZERO, dequantize, pack, unpack
-from tpi_mpi.kernels.quantization import quantize
+from tpi_mpi.kernels.quantization import quantize, searched
 from tpi_mpi.kernels.scales import slow_search
 from tpi_mpi.kernels.scales.candidates import Candidates
-from tpi_mpi.kernels.scales.search import search_scales
 
 FORMATS = [
     Format(dtype, group, "float16", zero_points)
@@ -47,9 +46,7 @@ def test_compiled_and_slow_search_find_the_same(format):
     groups = np.concatenate([normal(40, 128, seed=seed, scale=10.0**-seed) for seed in range(9)])
     groups = np.concatenate([groups, np.abs(groups), np.zeros((1, 128), np.float32), groups.round(1), groups * 1e8])
     tried = Candidates.of(format)
-    codes, (scales, zeros) = np.empty(groups.shape, np.uint8), np.empty((2, len(groups)), np.float32)
-    assert search_scales(groups, *vars(tried).values(), codes, scales, zeros)
-    for found, expected in zip((codes, scales, zeros), slow_search.search_scales(groups, tried), strict=True):
+    for found, expected in zip(searched(groups, tried), slow_search.search_scales(groups, tried), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 

@@ -14,16 +14,15 @@ from tpi_mpi.kernels.formats import FLOATS
 class Wire(Protocol):
     """A format for float32 numbers in messages, which are uint8 and as long as :meth:`nbytes` says.
 
+    dtype: what numbers become: bytes in groups if it is int8; see :mod:`tpi_mpi.kernels.numbers`.
     group: how many numbers are encoded together. A message may be divided only at multiples of it.
     """
 
+    dtype: str
     group: int
 
     def nbytes(self, count: int) -> int:
         """Length in bytes of a message of ``count`` numbers."""
-
-    def prepare(self) -> None:
-        """Compiles, or loads, what encodes and decodes, so that no message has to wait for it. Optional."""
 
     def write(self, values: np.ndarray, message: np.ndarray) -> None:
         """Encodes float32 values of any shape into a message."""
@@ -48,27 +47,24 @@ class PlainWire:
     _MOST_FLOAT16 = np.float32(65504)
 
     def __init__(self, dtype: str):
-        self._dtype, self._stored = dtype, np.dtype(FLOATS[dtype])
+        self.dtype, self._stored = dtype, np.dtype(FLOATS[dtype])
 
     def nbytes(self, count: int) -> int:
         return count * self._stored.itemsize
 
-    def prepare(self) -> None:
-        numbers.prepare(self._dtype)
-
     def write(self, values: np.ndarray, message: np.ndarray) -> None:
-        if self._dtype == "float16":
+        if self.dtype == "float16":
             values = np.clip(values, -self._MOST_FLOAT16, self._MOST_FLOAT16)
-        numbers.narrow(values, self._dtype, message.view(self._stored))
+        numbers.narrow(values, self.dtype, message.view(self._stored))
 
     def read(self, message: np.ndarray, count: int) -> np.ndarray:
-        return numbers.widen(message.view(self._stored), self._dtype)
+        return numbers.widen(message.view(self._stored), self.dtype)
 
     def copy(self, message: np.ndarray, total: np.ndarray) -> None:
-        numbers.widen(message.view(self._stored), self._dtype, total)
+        numbers.widen(message.view(self._stored), self.dtype, total)
 
     def add(self, message: np.ndarray, total: np.ndarray) -> None:
-        numbers.add(message.view(self._stored), self._dtype, total)
+        numbers.add(message.view(self._stored), self.dtype, total)
 
 
 class ScaledWire:
@@ -77,13 +73,11 @@ class ScaledWire:
     The error of a number is at most 1/254 of the largest magnitude in its group.
     """
 
+    dtype = "int8"
     group = numbers.GROUP
 
     def nbytes(self, count: int) -> int:
         return numbers.scaled_bytes(count)
-
-    def prepare(self) -> None:
-        numbers.prepare("int8")
 
     def write(self, values: np.ndarray, message: np.ndarray) -> None:
         numbers.scale(values, message)

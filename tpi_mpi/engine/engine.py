@@ -23,9 +23,7 @@ from tpi_mpi.engine.sampling import Sampler, log_probability
 from tpi_mpi.engine.step import Step, Steps
 from tpi_mpi.engine.sums import Sums
 from tpi_mpi.engine.warmup import compiled_once, warm_up
-from tpi_mpi.kernels import numbers
-from tpi_mpi.kernels.linear import open_linear
-from tpi_mpi.model.blocks import EMBEDDING
+from tpi_mpi.kernels.linear import open_linear, prepare
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
@@ -64,14 +62,13 @@ class Engine:
             stack.enter_context(self.world.doing(self.trace.describe))
             slab, rank = self.slab, self.world.rank
             with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
+                prepare(slab.computed, options.planes, [wire(options.wire).dtype, slab.embedding_dtype])
                 self._linear = stack.enter_context(open_linear(self._threads, options.planes))
-                self._linear.prepare(slab.matrices)
-                self._prepare_numbers()
             self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
             reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
             sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
-            warm_up(self.slab, self._model, self.allreduce, self.chunking.most)
+            warm_up(self.slab, self._model, self.allreduce, self.chunking.most, self._capacity)
             with self.world.agreed():
                 self.plan = self._plan(self.slab.resident)
             self.trace.reset()  # at the same moment on every rank
@@ -85,12 +82,6 @@ class Engine:
             self._steps = Steps(self.world.comm, width, min(_ROWS_WITH_HEADER, self.chunking.most))
             self._resources = stack.pop_all()
         return self
-
-    def _prepare_numbers(self) -> None:
-        """Compiles, or loads, what converts numbers of messages, and of the embedding."""
-        wire(self._options.wire).prepare()
-        if self.world.is_root:
-            numbers.prepare(self.slab.blocks[EMBEDDING].tensors[0].layout.dtype)
 
     def _plan(self, blocks: dict[str, int]) -> Plan:
         """Which blocks are pinned. Raises UserError if the memory budget is too small.

@@ -33,11 +33,15 @@ def compiled_once(world: World, cores: Cores) -> Iterator[None]:
         yield
 
 
-def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int) -> None:
-    """Computes the first layer on zeros, for one row and for the ``most_rows`` of a chunk; on all ranks together."""
+def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int, capacity: int) -> None:
+    """Computes the first layer on zeros, for one row and for the ``most_rows`` of a chunk; on all ranks together.
+
+    capacity: positions of the longest sequence, which need not be in memory for it.
+    """
     attention, feed_forward = map(_zero_weights, slab.first_layer)
+    cache = model.new_cache(capacity)
     for rows in sorted({1, most_rows}):
-        span, cache = model.span(0, rows, rows), model.new_cache(rows)
+        span = model.span(0, rows, rows)
         hidden = np.zeros((rows, slab.config.hidden_size), np.float32)
         hidden += allreduce.sum(model.attention(attention, hidden, 0, span, cache))
         hidden += allreduce.sum(model.feed_forward(feed_forward, hidden, span.work))

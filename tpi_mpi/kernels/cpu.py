@@ -1,7 +1,9 @@
 """What the CPU can do, as far as kernels care."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from tpi_mpi.common.errors import UserError
 
@@ -68,7 +70,7 @@ class Cpu:
 
 
 def this_cpu() -> Cpu:
-    """The CPU that Numba compiles for: this machine's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise.
+    """The CPU to compile for: this machine's, unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise.
 
     Raises UserError if NUMBA_CPU_NAME names one whose features are neither given nor known here.
     """
@@ -77,14 +79,23 @@ def this_cpu() -> Cpu:
     return Cpu.of({"arm64": ARM, "amd64": X86}.get(machine, machine), features_of(name, features))
 
 
+@cache
 def compiled_for() -> tuple[str, str, str]:
-    """What Numba has LLVM compile for: the platform, the CPU's name, and features, each with + or -.
+    """What kernels are compiled for: the platform, the CPU's name, and features, each with + or -, in LLVM's words.
 
-    Numba is asked, not the CPU: on some CPUs, and where the environment tells it to, it leaves features out.
+    As Numba has it: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES overrule what LLVM finds, and NUMBA_ENABLE_AVX=0 leaves out
+    all kinds of AVX.
     """
-    from numba.core.registry import cpu_target
+    from llvmlite import binding
 
-    return cpu_target.target_context.codegen().magic_tuple()
+    name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        found = binding.get_host_cpu_features()
+        if os.environ.get("NUMBA_ENABLE_AVX") == "0":
+            found.update({feature: False for feature in found if feature.startswith("avx")})
+        features = found.flatten()
+    return binding.get_process_triple(), name, features
 
 
 def features_of(name: str, features: str) -> frozenset[str]:

@@ -17,7 +17,7 @@ class KVCache:
 
     def __init__(self, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: str):
         self.dtype = dtype
-        self.key_layout, self.value_layout = _layouts(capacity, head_dim, dtype)
+        self.key_layout, self.value_layout = self.layouts(capacity, head_dim, dtype)
         self._keys, self._values = (
             np.zeros((layers, kv_heads, *layout.parts[0].shape), layout.parts[0].dtype)
             for layout in (self.key_layout, self.value_layout)
@@ -27,9 +27,15 @@ class KVCache:
         self.addresses = [tuple(a + layer * b for a, b in zip(starts, steps, strict=True)) for layer in range(layers)]
 
     @staticmethod
-    def size(layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: str) -> int:
+    def layouts(capacity: int, head_dim: int, dtype: str) -> tuple[Tiled, Tiled]:
+        """How the keys and the values of a head lie."""
+        format = Format(dtype)
+        return Tiled(format, capacity, head_dim), Tiled(format, head_dim, capacity)
+
+    @classmethod
+    def size(cls, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: str) -> int:
         """The size in bytes of a cache made with these arguments."""
-        return layers * kv_heads * sum(layout.nbytes for layout in _layouts(capacity, head_dim, dtype))
+        return layers * kv_heads * sum(layout.nbytes for layout in cls.layouts(capacity, head_dim, dtype))
 
     @property
     def nbytes(self) -> int:
@@ -63,8 +69,3 @@ class KVCache:
 
     def _columns(self, layer: int, head: int) -> np.ndarray:
         return unpack([self._values[layer, head]], self.value_layout).values
-
-
-def _layouts(capacity: int, head_dim: int, dtype: str) -> tuple[Tiled, Tiled]:
-    format = Format(dtype)
-    return Tiled(format, capacity, head_dim), Tiled(format, head_dim, capacity)

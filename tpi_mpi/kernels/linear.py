@@ -53,11 +53,22 @@ def compiling_announced(announce: Callable[[], None]) -> AbstractContextManager[
 
     What has been compiled is kept on disk.
     """
-    if find_spec("numba") is None:
+    if not kernels_available():
         return nullcontext()
-    from tpi_mpi.kernels.compiled.jit import announced
+    from tpi_mpi.kernels.compiled.library import library
 
-    return announced(announce)
+    return library().announced(announce)
+
+
+def prepare(layouts: Iterable[Tiled], planes: int, dtypes: Iterable[str] = ()) -> None:
+    """Loads whatever computes with matrices in these layouts, and converts numbers of these dtypes.
+
+    What has not been compiled yet is, all of it at once. planes: as of :func:`open_linear`.
+    """
+    if kernels_available():
+        from tpi_mpi.kernels.compiled.functions import load, needed
+
+        load(needed(layouts, planes, dtypes))
 
 
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:

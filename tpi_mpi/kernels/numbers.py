@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from tpi_mpi.kernels.formats import STORED_AS, Format
+from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import kernels_available
 from tpi_mpi.kernels.operand import KINDS, address_of
 from tpi_mpi.kernels.packing import Rows, dequantize
@@ -26,19 +26,6 @@ _SIGNLESS, _INFINITE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _QUIET, _QUIET_HALF = np.uint32(0x400000), np.uint16(0x200)
 
 
-def prepare(dtype: str) -> None:
-    """Compiles, or loads, what converts a dtype, where that need not wait; ``int8`` stands for bytes in groups."""
-    nothing, message = np.empty(0, np.float32), np.empty(0, STORED_AS[dtype])
-    if dtype == "int8":
-        scale(nothing, message.view(np.uint8))
-        unscale(message.view(np.uint8), nothing)
-        add_scaled(message.view(np.uint8), nothing)
-    else:
-        narrow(nothing, dtype, message)
-        widen(message, dtype)
-        add(message, dtype, nothing)
-
-
 def narrow(values: np.ndarray, dtype: str, out: np.ndarray) -> None:
     """Rounds float32 to the nearest numbers of a dtype, to even at equal distances; what is too large to infinity.
 
@@ -51,7 +38,7 @@ def narrow(values: np.ndarray, dtype: str, out: np.ndarray) -> None:
         out.reshape(-1)[:] = _narrowed(values.reshape(-1), dtype)
     else:
         values = np.ascontiguousarray(values, np.float32)
-        loops.narrow(_place(values, 4 * size), size, _place(out, 2 * size), KINDS[dtype])
+        loops.NARROW.call(_place(values, 4 * size), size, _place(out, 2 * size), KINDS[dtype])
 
 
 def widen(stored: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
@@ -68,7 +55,7 @@ def widen(stored: np.ndarray, dtype: str, out: np.ndarray | None = None) -> np.n
         out.reshape(-1)[:] = _widened(stored, dtype).reshape(-1)
     else:
         stored = np.ascontiguousarray(stored)
-        loops.widen(_place(stored, 2 * size), size, _place(out, 4 * size), KINDS[dtype])
+        loops.WIDEN.call(_place(stored, 2 * size), size, _place(out, 4 * size), KINDS[dtype])
     return out
 
 
@@ -79,7 +66,7 @@ def add(stored: np.ndarray, dtype: str, total: np.ndarray) -> None:
         total += _widened(stored, dtype)
     else:
         stored = np.ascontiguousarray(stored)
-        loops.add(_place(stored, 2 * size), size, _place(total, 4 * size), KINDS[dtype])
+        loops.ADD.call(_place(stored, 2 * size), size, _place(total, 4 * size), KINDS[dtype])
 
 
 def scaled_bytes(count: int) -> int:
@@ -98,7 +85,7 @@ def scale(values: np.ndarray, out: np.ndarray) -> None:
         _scale(values.reshape(-1), out)
     else:
         values = np.ascontiguousarray(values, np.float32)
-        loops.scale(_place(values, 4 * size), size, _place(out, scaled_bytes(size)), GROUP)
+        loops.SCALE.call(_place(values, 4 * size), size, _place(out, scaled_bytes(size)), GROUP)
 
 
 def unscale(message: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -107,7 +94,7 @@ def unscale(message: np.ndarray, out: np.ndarray) -> np.ndarray:
     if loops is None:
         out[:] = _unscaled(message, size)
     else:
-        loops.unscale(_place(message, scaled_bytes(size)), size, _place(out, 4 * size), GROUP)
+        loops.UNSCALE.call(_place(message, scaled_bytes(size)), size, _place(out, 4 * size), GROUP)
     return out
 
 
@@ -117,17 +104,17 @@ def add_scaled(message: np.ndarray, total: np.ndarray) -> None:
     if loops is None:
         total += _unscaled(message, size)
     else:
-        loops.add_scaled(_place(message, scaled_bytes(size)), size, _place(total, 4 * size), GROUP)
+        loops.ADD_SCALED.call(_place(message, scaled_bytes(size)), size, _place(total, 4 * size), GROUP)
 
 
 @cache
 def _loops() -> ModuleType | None:
-    """The compiled loops, where there are kernels."""
+    """The compiled functions, where there are kernels."""
     if not kernels_available():
         return None
-    from tpi_mpi.kernels.compiled import numbers
+    from tpi_mpi.kernels.compiled import functions
 
-    return numbers
+    return functions
 
 
 def _place(array: np.ndarray, nbytes: int) -> int:

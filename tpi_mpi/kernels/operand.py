@@ -48,7 +48,10 @@ class Operand:
 
 
 class Vector:
-    """A norm's weight or a bias. stored: (n,) as stored, bfloat16 as uint16; layout: tells its dtype."""
+    """A norm's weight or a bias; or the embedding, whose rows are looked up.
+
+    layout: its shape and dtype. stored: its numbers, bfloat16 as uint16.
+    """
 
     def __init__(self, layout: Plain, stored: np.ndarray):
         self.layout = layout
@@ -62,7 +65,7 @@ class Vector:
     @classmethod
     def of(cls, layout: Plain, buffer, offset: int) -> "Vector":
         """A view of a buffer in which it begins at an offset, in bytes."""
-        return cls(layout, np.frombuffer(buffer, layout.parts[0].dtype, layout.elements, offset))
+        return cls(layout, np.frombuffer(buffer, layout.parts[0].dtype, layout.elements, offset).reshape(layout.shape))
 
 
 KINDS = {"bfloat16": 0, "float16": 1, "float32": 2}

@@ -8,13 +8,13 @@ scale is such that the weight of largest magnitude falls on the negative side, w
 The same numbers give the same codes on every CPU, with Numba and without: the order of every sum is laid down.
 """
 
-from dataclasses import astuple
 from importlib.util import find_spec
 
 import numpy as np
 
 from tpi_mpi.kernels.formats import STORED_AS, Format
 from tpi_mpi.kernels.packing import Rows
+from tpi_mpi.kernels.records.search import FINITE
 from tpi_mpi.kernels.scales import slow_search
 from tpi_mpi.kernels.scales.candidates import Candidates
 
@@ -30,7 +30,7 @@ def quantize(values: np.ndarray, format: Format) -> Rows:
     """
     count, columns = values.shape
     groups = _grouped(values, format.group or -(-columns // _STEP) * _STEP)
-    codes, scales, zeros = _searched(groups, Candidates.of(format))
+    codes, scales, zeros = searched(groups, Candidates.of(format))
     codes = codes.reshape(count, -1)[:, :columns].view(np.dtype(STORED_AS[format.dtype]))
     scales, zeros = (array.astype(np.float16).reshape(count, -1) for array in (scales, zeros))
     return Rows(np.ascontiguousarray(codes), scales, zeros if format.zero_points else None)
@@ -49,14 +49,18 @@ def _grouped(values: np.ndarray, group: int) -> np.ndarray:
     return np.ascontiguousarray(values).reshape(-1, group)
 
 
-def _searched(groups: np.ndarray, tried: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def searched(groups: np.ndarray, tried: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes as bytes (G, group), scales and zero points (G,) in float32."""
     if find_spec("numba") is None:
         return slow_search.search_scales(groups, tried)
-    from tpi_mpi.kernels.scales.search import search_scales
+    from tpi_mpi.kernels.compiled.functions import SEARCH
 
-    codes = np.empty(groups.shape, np.uint8)
+    groups, codes = np.ascontiguousarray(groups, np.float32), np.empty(groups.shape, np.uint8)
     scales, zeros = np.empty((2, len(groups)), np.float32)
-    if not search_scales(groups, *astuple(tried), codes, scales, zeros):
+    bounds = np.array([tried.first, tried.last, tried.zero], np.float32)
+    addresses = [array.ctypes.data for array in (bounds, tried.low, tried.high, codes, scales, zeros)]
+    arguments = np.array([groups.ctypes.data, *groups.shape, tried.zero_points, *addresses, 0], np.int64)
+    SEARCH.call(arguments.ctypes.data)
+    if not arguments[FINITE]:
         raise ValueError("a number is not finite")
     return codes, scales, zeros

@@ -1,13 +1,21 @@
 """Which kernel multiplies with a format on a CPU, as data."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import astuple, dataclass
 
 from tpi_mpi.kernels.blocks import PROMPT
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import GROUPS, Tiled
+from tpi_mpi.kernels.packing import INT4_ZERO
 
 INTEGER, FLOAT, ROUNDED = "integer", "float", "rounded"
 """Kinds of kernels: states as bytes, as float32, or as bfloat16."""
+
+STATE_BYTES = {INTEGER: 1, FLOAT: 4, ROUNDED: 2}
+"""Bytes of a state, by the kind of kernel; of each plane, where there are several."""
+
+MXFP4_OFFSET = 12
+"""What is added to twice the values of mxfp4, so that none is negative."""
 
 _INTEGER_FORMATS = ("int8", "int4", "mxfp4")
 
@@ -35,6 +43,15 @@ class Kernel:
     planes: int
     height: int
 
+    @property
+    def word(self) -> str:
+        """As text, which a function's version can be named by; :meth:`read` does the opposite."""
+        return json.dumps(astuple(self))
+
+    @classmethod
+    def read(cls, word: str) -> "Kernel":
+        return cls(*json.loads(word))
+
     def __str__(self) -> str:
         """For people: ``int4 with 2 planes, 8 rows at a time``."""
         states = {INTEGER: f"{self.planes} {'planes' if self.planes > 1 else 'plane'}", FLOAT: "float32 states"}
@@ -59,3 +76,17 @@ def _kind(dtype: str, work: str, cpu: Cpu) -> str:
 def summed_together(layout: Tiled) -> int:
     """Inputs whose products are added up before they are scaled: the group, or as much of a row as divides it."""
     return layout.format.group or max(size for size in GROUPS if layout.inputs % size == 0)
+
+
+def signed_offset(cpu: Cpu) -> int:
+    """What products of signed bytes add to each weight; who asks for them subtracts as many times the sum of states."""
+    return 128 if cpu.dot.startswith("vnni") else 0
+
+
+def code_offset(dtype: str, zero_points: bool, cpu: Cpu) -> int:
+    """What the codes are too large by, as the CPU's instruction sees them; 0 where zero points say it."""
+    if dtype == "int8":
+        return signed_offset(cpu)
+    if dtype == "mxfp4":
+        return MXFP4_OFFSET
+    return 0 if zero_points else INT4_ZERO

@@ -12,7 +12,7 @@ from tpi_mpi.measurement.rates import Rates, shared_disks
 from tpi_mpi.measurement.simulator import Lane, Sweep, simulate
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.model.transformer import ModelShard
+from tpi_mpi.model.transformer import sequence_memory, shapes_of
 from tpi_mpi.weights.budget import Plan, plan
 from tpi_mpi.weights.slab import Slab, planned_slab
 from tpi_mpi.weights.stored_formats import StoredFormats
@@ -76,12 +76,12 @@ class Shard:
     @classmethod
     def of(cls, slab: Slab, capacity: int, chunk: int) -> "Shard":
         """capacity, chunk: as of :class:`Work`."""
-        model = ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype)
+        shapes = shapes_of(slab.config, slab.partition, slab.rank)
         return cls(
             blocks=slab.resident,
             layers=frozenset(slab.layers),
             matrices={name: Matrices.of([extent]) for name, extent in slab.sweep.items()},
-            fixed=model.memory(capacity, chunk),
+            fixed=sequence_memory(slab.config, shapes, slab.kv_dtype, capacity, chunk),
         )
 
     @property

@@ -17,7 +17,7 @@ class Rope:
     def __init__(self, config: ModelConfig):
         self.parameters = config.rope
         self.trained_length = config.max_position_embeddings
-        self.dim = int(config.head_dim * config.rope.partial_rotary_factor)
+        self.dim = rotated_size(config)
         self.scale = np.float32(_attention_factor(config.rope, config.max_position_embeddings))
         self._restarts = config.family.restarts_longrope and config.rope.rope_type == "longrope"
         self._frequencies: tuple[int, np.ndarray] = (-1, np.empty(0, np.float32))  # and the length that they are for
@@ -72,6 +72,11 @@ class Rope:
                 return 1 / (factors * base**exponents)
             case _:
                 return 1 / base**exponents
+
+
+def rotated_size(config: ModelConfig) -> int:
+    """The numbers of a head that turn with the position: the first so many."""
+    return int(config.head_dim * config.rope.partial_rotary_factor)
 
 
 def _attention_factor(settings: RopeParameters, trained_length: int) -> float:

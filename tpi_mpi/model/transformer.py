@@ -11,7 +11,7 @@ from tpi_mpi.model.blocks import Kind, shard_blocks
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.names import bias_of, weight_of
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.model.rope import Rope
+from tpi_mpi.model.rope import Rope, rotated_size
 
 # The tensors of blocks in the order in which kernels know them: see tpi_mpi.kernels.blocks.
 _PROJECTIONS = (names.Q_PROJ, names.K_PROJ, names.V_PROJ, names.O_PROJ)
@@ -38,28 +38,21 @@ class ModelShard:
         self.linear = linear
         self.rope = Rope(config)
         self.blocks = tuple(block for block in shard_blocks(config, partition, rank) if block.kind != Kind.EMBEDDING)
-        self.shapes = _shapes(config, partition, rank, self.rope)
+        self.shapes = shapes_of(config, partition, rank)
         self._compute = linear.blocks(self.shapes)
         self._kv_dtype = kv_dtype
 
     def new_cache(self, capacity: int) -> KVCache:
-        return KVCache(*self._cache_shape(capacity), self._kv_dtype)
+        shapes = self.shapes
+        return KVCache(self.config.num_hidden_layers, shapes.kv_heads, capacity, shapes.head_dim, self._kv_dtype)
 
     def memory(self, capacity: int, chunk: int) -> int:
         """Bytes needed besides weights for a sequence of ``capacity`` positions, computed ``chunk`` at a time.
 
         Without what stays allocated once so many have been computed.
         """
-        chunk, width = min(capacity, chunk), self.config.hidden_size
-        whole = 2 * capacity * width  # the hidden states, and their copy in flight to the other ranks
-        partials = 3 * chunk * width  # one being computed, and two on their way
-        states = 4 * (whole + partials + self.config.vocab_size)
-        return (
-            KVCache.size(*self._cache_shape(capacity), self._kv_dtype) + states + self._compute.memory(chunk, capacity)
-        )
-
-    def _cache_shape(self, capacity: int) -> tuple[int, int, int, int]:
-        return self.config.num_hidden_layers, self.shapes.kv_heads, capacity, self.shapes.head_dim
+        computing = self._compute.memory(min(chunk, capacity), capacity)
+        return computing + sequence_memory(self.config, self.shapes, self._kv_dtype, capacity, chunk)
 
     def span(self, start: int, count: int, length: int) -> Span:
         """``count`` positions from ``start`` on, in a sequence that has ``length`` positions after this sweep.
@@ -89,7 +82,16 @@ class ModelShard:
         return self.linear(states, weights[weight_of(names.LM_HEAD)], DECODE)
 
 
-def _shapes(config: ModelConfig, partition: Partition, rank: int, rope: Rope) -> Shapes:
+def sequence_memory(config: ModelConfig, shapes: Shapes, kv_dtype: str, capacity: int, chunk: int) -> int:
+    """Bytes of a sequence of ``capacity`` positions, computed ``chunk`` at a time: what one rank keeps of it."""
+    cache = KVCache.size(config.num_hidden_layers, shapes.kv_heads, capacity, shapes.head_dim, kv_dtype)
+    whole = 2 * capacity * config.hidden_size  # the hidden states, and their copy in flight to the other ranks
+    partials = 3 * min(chunk, capacity) * config.hidden_size  # one being computed, and two on their way
+    return cache + 4 * (whole + partials + 2 * config.vocab_size)  # logits, in slices and as a whole
+
+
+def shapes_of(config: ModelConfig, partition: Partition, rank: int) -> Shapes:
+    """The shapes of a rank's part of the blocks."""
     start, stop = partition.heads[rank]
     kv_start, kv_stop = partition.kv_heads(rank)
     return Shapes(
@@ -100,7 +102,7 @@ def _shapes(config: ModelConfig, partition: Partition, rank: int, rope: Rope) ->
         heads_per_kv=partition.heads_per_kv,
         first_head=start - kv_start * partition.heads_per_kv,
         head_dim=config.head_dim,
-        rotated=rope.dim // 2,
+        rotated=rotated_size(config) // 2,
         columns=partition.columns[rank][1] - partition.columns[rank][0],
         activation=ACTIVATIONS[config.hidden_act],
     )

@@ -14,7 +14,7 @@ from tpi_mpi.engine.chunking import Chunking
 from tpi_mpi.engine.warmup import compiled_once, warm_up
 from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.formats import Format
-from tpi_mpi.kernels.linear import open_linear
+from tpi_mpi.kernels.linear import open_linear, prepare
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
 from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from
@@ -77,13 +77,12 @@ class RankCheck:
         make = ALGORITHMS[machine.allreduce]
         with ExitStack() as stack:
             with compiled_once(self.world, self.cores):
+                prepare(slab.computed, machine.planes, [way.dtype])
                 self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
-                self.linear.prepare(slab.matrices)
-                way.prepare()
             self.allreduce = make(self.world, way, slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
             model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
-            warm_up(slab, model, self.allreduce, self.chunking.most)
+            warm_up(slab, model, self.allreduce, self.chunking.most, self.capacity)
             self._resources = stack.pop_all()
         return self
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tpi_mpi.kernels.formats import FLOATS, Format, Layout, Plain, Tiled
+from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
@@ -120,6 +121,15 @@ class Slab:
         """The different layouts of the matrices of a sweep."""
         layouts = (tensor.layout for extent in self.sweep.values() for tensor in extent.tensors)
         return tuple(dict.fromkeys(layout for layout in layouts if isinstance(layout, Tiled)))
+
+    @property
+    def computed(self) -> Sequence[Tiled]:
+        """The layouts of everything that is multiplied with: of matrices, and of keys and values."""
+        return *self.matrices, *KVCache.layouts(1, self.config.head_dim, self.kv_dtype)
+
+    @property
+    def embedding_dtype(self) -> str:
+        return self.blocks[EMBEDDING].tensors[0].layout.dtype
 
     @property
     def kv_dtype(self) -> str:

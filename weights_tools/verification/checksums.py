@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-import torch
 import xxhash
 
 from tpi_mpi.common.errors import TpiError
+from tpi_mpi.kernels.operand import Vector
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights.mapping import SlabFile
 from tpi_mpi.weights.slab import Slab
 from weights_tools.common.progress import bytes_bar
-from weights_tools.splitting.conversion import rows_of
 
 
 def check_blocks(slabs: Sequence[Slab]) -> None:
@@ -29,7 +28,7 @@ def check_blocks(slabs: Sequence[Slab]) -> None:
                     bar.update(extent.nbytes)
 
 
-def _check_rows(slab: Slab, matrix: torch.Tensor) -> None:
-    for row, checksum in zip(rows_of(matrix).values, slab.row_checksums, strict=True):
+def _check_rows(slab: Slab, matrix: Vector) -> None:
+    for row, checksum in zip(matrix.stored, slab.row_checksums, strict=True):
         if xxhash.xxh3_64_intdigest(row) != int(checksum):
             raise TpiError(f"slab {slab.path} has a wrong checksum for a row of its embedding; split again")

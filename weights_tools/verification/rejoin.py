@@ -15,7 +15,7 @@ from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.slab import Slab
 from weights_tools.common.progress import bytes_bar
 from weights_tools.splitting.checkpoint import Checkpoint
-from weights_tools.splitting.conversion import convert, rows_of, tensor_of
+from weights_tools.splitting.conversion import convert, tensor_of
 from weights_tools.verification.deviation import Deviation
 
 
@@ -90,7 +90,7 @@ class Shard:
         offset = first - (self.bounds[0] if self.axis == 0 else 0)
         low, high = rows.start + offset, rows.stop + offset
         if not isinstance(self._stored, Operand):
-            return rows_of(self._stored[low:high])
+            return Rows(self._stored.stored[low:high])
         tiles = slice(low // TILE, -(-high // TILE))
         unpacked = unpack([part[tiles] for part in self._stored.parts], self._layout)
         return unpacked[low - tiles.start * TILE : high - tiles.start * TILE]

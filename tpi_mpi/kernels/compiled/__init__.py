@@ -1,13 +1,11 @@
-"""Products by compiled code, and the threads that run it.
+"""Compiled code at work. Nothing here imports Numba.
 
-jit         functions that Numba compiles, and where it keeps them
-memory      arrays over memory known by its address
-atomics     instructions on memory that threads share
-pool        the threads
-states      states in the order that kernels read
-numbers     float32 to other dtypes, and back
-product     tiles of weights times packs of states
+library     compiled functions on the disk, and in memory
+compiling   those that are not on the disk, compiled by other processes
+functions   their names
+pool        the threads that run them
 prepared    products with all that kernels need to know of them
 multiplier  products of whoever has arrays
+blocks      the steps of a block, prepared once and run by one call
 reading     memory read for its rate
 """

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from tpi_mpi.kernels.blocks import DECODE, PROMPT, Blocks, Shapes
-from tpi_mpi.kernels.compiled import product, states
+from tpi_mpi.kernels.compiled.blocks import CompiledBlocks
+from tpi_mpi.kernels.compiled.functions import EXECUTE, load, needed
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, alike
-from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, execute
-from tpi_mpi.kernels.compiled.states import ARGUMENTS
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.fused.programs import FusedBlocks
 from tpi_mpi.kernels.operand import Operand
+from tpi_mpi.kernels.records.product import ARGUMENTS, OPERAND_ARGUMENTS, OUT, STATES
 from tpi_mpi.kernels.table import Kernel, choose
 
 # Products whose arguments are remembered; prompts of ever new lengths must not fill the memory.
@@ -35,13 +34,13 @@ class _Standalone:
 
     def run(self, control: int, rows: np.ndarray, operands: Sequence[Operand]) -> list[np.ndarray]:
         arguments, results = self._product.arguments, []
-        arguments[states.STATES] = rows.ctypes.data
+        arguments[STATES] = rows.ctypes.data
         for index, (operand, shape) in enumerate(zip(operands, self._shapes, strict=True)):
             result = np.empty(shape, np.float32)
             self.table[index] = operand.arguments.ctypes.data
             arguments[ARGUMENTS + index * OPERAND_ARGUMENTS + OUT] = result.ctypes.data
             results.append(result)
-        execute(control, self._steps.ctypes.data, len(self._steps))
+        EXECUTE.call(control, self._steps.ctypes.data, len(self._steps))
         return [result[: len(rows), : layout.rows] for result, layout in zip(results, self.layouts, strict=True)]
 
 
@@ -73,16 +72,14 @@ class Multiplier:
         self.pool.adapt()
 
     def blocks(self, shapes: Shapes) -> Blocks:
-        return FusedBlocks(self.pool, self.scratch, self.kernel, self.cpu, shapes)
+        return CompiledBlocks(self.pool, self.scratch, self.kernel, self.cpu, shapes)
 
     def kernel(self, layout: Tiled, work: str) -> Kernel:
         """The kernel that multiplies with a matrix, in a kind of work."""
         return choose(layout, work, self._planes, self.cpu)
 
     def prepare(self, layouts: Iterable[Tiled]) -> None:
-        for kernel in self._kernels(layouts):
-            product.order_kernel(kernel)
-            product.product_kernel(kernel)
+        load(needed(layouts, self._planes))
 
     def describe(self, layouts: Iterable[Tiled]) -> list[str]:
         return [f"{self.cpu.name}: {kernel}" for kernel in self._kernels(layouts)]

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled import product, states
-from tpi_mpi.kernels.compiled.product import OPERAND_ARGUMENTS, OUT, OUT_STEP, SLOT, TILES_BEFORE
-from tpi_mpi.kernels.compiled.states import ARGUMENTS
+from tpi_mpi.kernels.compiled.functions import order_of, product_of
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.table import INTEGER, Kernel
-from tpi_mpi.kernels.tiles.integer_tile import code_offset
+from tpi_mpi.kernels.records import product as record
+from tpi_mpi.kernels.records.product import ARGUMENTS, OPERAND_ARGUMENTS
+from tpi_mpi.kernels.table import INTEGER, STATE_BYTES, Kernel, code_offset
 
 # Bytes of weights that a thread claims at a time: much longer than claiming takes, much shorter than the whole.
 _CHUNK = 64 * 1024
@@ -34,7 +33,8 @@ class Scratch:
         """The addresses of rooms with these sizes in bytes, from the beginning on; each begins a cache line."""
         places = np.cumsum([0, *map(aligned, sizes)])
         if len(self._memory) < places[-1] + _LINE:
-            self._memory = np.zeros(int(places[-1]) + _LINE, np.uint8)
+            self._memory = np.empty(int(places[-1]) + _LINE, np.uint8)
+            self._memory.fill(0)  # so that it is resident, and counts, from now on
             self.version += 1
         start = aligned(self._memory.ctypes.data)
         return [start + int(place) for place in places[:-1]]
@@ -46,7 +46,7 @@ def aligned(size: int) -> int:
 
 
 class Product:
-    """A number of rows of states times matrices that are alike, as steps for :func:`.steps.execute`.
+    """A number of rows of states times matrices that are alike, as steps for :data:`.functions.EXECUTE`.
 
     slots: where the table of tensors has the matrices.
     """
@@ -59,12 +59,12 @@ class Product:
         self.padded_rows = self._packs * kernel.height if rows > 1 else 1
         self.arguments = a = np.zeros(ARGUMENTS + len(layouts) * OPERAND_ARGUMENTS, np.int64)
         offset = code_offset(kernel.dtype, kernel.zero_points, cpu) if self._groups else 0
-        a[states.ROWS : states.INPUTS + 1] = rows, first.columns, first.lead, first.inputs
-        a[states.HEIGHT : states.CODE_OFFSET + 1] = kernel.height, kernel.group, self._groups, kernel.planes, offset
-        a[states.OPERANDS] = len(layouts)
+        a[record.ROWS : record.INPUTS + 1] = rows, first.columns, first.lead, first.inputs
+        a[record.HEIGHT : record.CODE_OFFSET + 1] = kernel.height, kernel.group, self._groups, kernel.planes, offset
+        a[record.OPERANDS] = len(layouts)
         self._tiles = 0
         for place, slot, layout in zip(self._places(), slots, layouts, strict=True):
-            a[place + SLOT], a[place + TILES_BEFORE] = slot, self._tiles
+            a[place + record.SLOT], a[place + record.TILES_BEFORE] = slot, self._tiles
             self._tiles += layout.tiles
 
     def _places(self) -> range:
@@ -73,7 +73,7 @@ class Product:
     def _order_sizes(self) -> list[int]:
         """Bytes of the ordered states, and of their steps, offsets and sums."""
         kernel, rows, inputs = self.kernel, self._packs * self.kernel.height, self.layouts[0].inputs
-        of_states = product.STATE_BYTES[kernel.kind] * kernel.planes * inputs
+        of_states = STATE_BYTES[kernel.kind] * kernel.planes * inputs
         sizes = of_states, 4 * self._groups, 4 * self._groups * kernel.planes, 4 * self._groups
         return [aligned(rows * size) for size in sizes]
 
@@ -94,17 +94,17 @@ class Product:
         order: address of :attr:`order_bytes`. results: addresses of each matrix's results.
         """
         a = self.arguments
-        a[states.STATES], a[states.STATES_STEP], a[states.TABLE] = states_address, states_step, table
-        a[states.ORDERED : states.SUMS + 1] = order + np.cumsum([0, *self._order_sizes()])[:-1]
+        a[record.STATES], a[record.STATES_STEP], a[record.TABLE] = states_address, states_step, table
+        a[record.ORDERED : record.SUMS + 1] = order + np.cumsum([0, *self._order_sizes()])[:-1]
         for at, address, layout in zip(self._places(), results, self.layouts, strict=True):
-            a[at + OUT], a[at + OUT_STEP] = address, result_step(layout)
+            a[at + record.OUT], a[at + record.OUT_STEP] = address, result_step(layout)
 
     def steps(self) -> list[Step]:
         first, address = self.layouts[0], self.arguments.ctypes.data
         together = max(1, _CHUNK // (first.parts[0].nbytes // first.tiles)) if self._packs == 1 else 1
         return [
-            (product.order_kernel(self.kernel), address, self._packs, 1 if self._packs > 2 else self._packs),
-            (product.product_kernel(self.kernel), address, self._tiles, together),
+            (order_of(self.kernel).address, address, self._packs, 1 if self._packs > 2 else self._packs),
+            (product_of(self.kernel).address, address, self._tiles, together),
         ]
 
 

@@ -1,6 +1,5 @@
 """The search for the scales of groups of numbers.
 
 candidates    the scales that are tried
-search        the search, compiled
-slow_search   the same by numpy
+slow_search   the search by numpy; compiled, it is tpi_mpi.kernels.loops.search
 """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from tpi_mpi.kernels.cpu import Cpu
+from tpi_mpi.kernels.table import signed_offset
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -20,11 +21,6 @@ _AHEAD_FROM, _AHEAD = 4, 4096
 
 Offset = int | ir.Value
 """Bytes, known when the code is written or when it runs."""
-
-
-def signed_offset(cpu: Cpu) -> int:
-    """What :meth:`Emitter.dot_signed` adds to each weight; its caller subtracts as many times the sum of the states."""
-    return 128 if cpu.dot.startswith("vnni") else 0
 
 
 class Emitter:

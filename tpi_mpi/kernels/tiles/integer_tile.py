@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, UNIT
-from tpi_mpi.kernels.packing import E2M1, INT4_ZERO
-from tpi_mpi.kernels.table import Kernel
-from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I32, LANES, Emitter, signed_offset
+from tpi_mpi.kernels.packing import E2M1
+from tpi_mpi.kernels.table import MXFP4_OFFSET, Kernel, code_offset
+from tpi_mpi.kernels.tiles.emitter import F16, F32, I8, I32, LANES, Emitter
 from tpi_mpi.kernels.tiles.rounding import FINE
 
-_MXFP4_OFFSET = 12
-_MXFP4_TABLE = [int(2 * value) + _MXFP4_OFFSET for value in E2M1]
+_MXFP4_TABLE = [int(2 * value) + MXFP4_OFFSET for value in E2M1]
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,6 @@ class IntegerArguments:
     sums: ir.Value
     out: ir.Value
     out_step: ir.Value
-
-
-def code_offset(dtype: str, zero_points: bool, cpu: Cpu) -> int:
-    """What the codes are too large by, as the CPU's instruction sees them; 0 where zero points say it."""
-    if dtype == "int8":
-        return signed_offset(cpu)
-    if dtype == "mxfp4":
-        return _MXFP4_OFFSET
-    return 0 if zero_points else INT4_ZERO
 
 
 def emit_integer_tile(emit: Emitter, kernel: Kernel, at: IntegerArguments) -> None:

@@ -1,7 +1,6 @@
 """The tiles' code as functions that compiled functions call."""
 
-import json
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 from numba import types
 from numba.core import errors
@@ -15,16 +14,6 @@ from tpi_mpi.kernels.tiles.integer_tile import IntegerArguments, emit_integer_ti
 from tpi_mpi.kernels.tiles.rounding import RoundingArguments, emit_rounding
 
 _INT = types.int64
-
-
-def spelled(kernel: Kernel) -> str:
-    """A kernel as text: Numba keys compiled code by texts and numbers, which do not change between runs."""
-    return json.dumps(astuple(kernel))
-
-
-def read(text: str) -> Kernel:
-    """The opposite of :func:`spelled`."""
-    return Kernel(*json.loads(text))
 
 
 @intrinsic(prefer_literal=True)
@@ -48,12 +37,12 @@ def multiply_tile(
 ):
     """Multiplies 16 rows of weights with a pack of ``height`` rows of states, a power of two up to the kernel's.
 
-    kernel: a text that :func:`spelled` made; it must be literal. The others are addresses and bytes, as in
+    kernel: a kernel's word; it must be literal. The others are addresses and bytes, as in
     :class:`IntegerArguments` and :class:`FloatArguments`.
     """
     if not isinstance(kernel, types.StringLiteral):
         raise errors.TypingError("the kernel must be literal")
-    chosen, cpu = read(kernel.literal_value), this_cpu()
+    chosen, cpu = Kernel.read(kernel.literal_value), this_cpu()
 
     def emit(context, builder, signature, arguments):
         rows = chosen.height

@@ -7,16 +7,18 @@ whoever computes them, and each row's results its own, so neither threads nor co
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled import product, states
-from tpi_mpi.kernels.compiled.atomics import call
-from tpi_mpi.kernels.compiled.jit import helper, reordering
-from tpi_mpi.kernels.compiled.memory import array_at, stack
-from tpi_mpi.kernels.compiled.states import pack_height
 from tpi_mpi.kernels.formats import TILE
-from tpi_mpi.kernels.fused.pieces import exponential
-from tpi_mpi.kernels.fused.steps import (
+from tpi_mpi.kernels.loops.atomics import call
+from tpi_mpi.kernels.loops.jit import helper, reordering
+from tpi_mpi.kernels.loops.memory import array_at, stack
+from tpi_mpi.kernels.loops.pieces import exponential
+from tpi_mpi.kernels.loops.rows import own_heads, record_at
+from tpi_mpi.kernels.loops.states import pack_height
+from tpi_mpi.kernels.records import product as record
+from tpi_mpi.kernels.records.block import (
     CAPACITY,
     DIM,
+    EXTRA,
     HEADS,
     HEIGHT,
     INPUTS,
@@ -24,10 +26,12 @@ from tpi_mpi.kernels.fused.steps import (
     KEYS,
     KV_HEADS,
     NUMBER_BYTES,
+    PART,
     PRODUCT,
     QUERIES,
     QUERY_ROOM,
     ROWS,
+    ROWS_TOGETHER,
     SPAN,
     SPANS,
     START,
@@ -36,27 +40,15 @@ from tpi_mpi.kernels.fused.steps import (
     VALUE_BYTES,
     VALUES,
     WINDOW,
-    own_heads,
-    record_at,
 )
 from tpi_mpi.kernels.table import MOST_ROWS
 
-PART = 256
-"""Positions whose scores are computed together."""
-
-ROWS_TOGETHER = 128
-"""Rows of queries that one item of work attends for: more amortize reading keys and values, fewer share the work."""
-
 _SCORES, _SUMS = PART * MOST_ROWS, TILE * MOST_ROWS
 
-EXTRA = 2
-"""Numbers that follow each total: the largest score, and the sum of the weights."""
-
-
-_ROOM = states.ARGUMENTS + product.OPERAND_ARGUMENTS + product.MATRIX_ARGUMENTS + 2
+_ROOM = record.ARGUMENTS + record.OPERAND_ARGUMENTS + record.MATRIX_ARGUMENTS + 2
 # Numbers of float32 that the arguments of a product take.
 _ARGUMENTS = 2 * _ROOM
-_OPERAND, _MATRIX = states.ARGUMENTS, states.ARGUMENTS + product.OPERAND_ARGUMENTS
+_OPERAND, _MATRIX = record.ARGUMENTS, record.ARGUMENTS + record.OPERAND_ARGUMENTS
 
 
 def attend(first, stop, address):
@@ -101,23 +93,23 @@ def prepare_product(address, result, result_step, tile_bytes):
     """The arguments of a product with a matrix in the cache, as far as they stay the same."""
     a = array_at(address, _ROOM, np.int64)
     a[:] = 0
-    a[states.PLANES] = a[states.OPERANDS] = 1
-    a[_OPERAND + product.OUT], a[_OPERAND + product.OUT_STEP] = result, result_step
-    a[_MATRIX + product.TILE_BYTES] = tile_bytes
+    a[record.PLANES] = a[record.OPERANDS] = 1
+    a[_OPERAND + record.OUT], a[_OPERAND + record.OUT_STEP] = result, result_step
+    a[_MATRIX + record.TILE_BYTES] = tile_bytes
     a[_ROOM - 2], a[_ROOM - 1] = address + 8 * _MATRIX, address + 8 * (_ROOM - 2)  # a table of one matrix
-    a[states.TABLE] = address + 8 * (_ROOM - 1)
+    a[record.TABLE] = address + 8 * (_ROOM - 1)
 
 
 @helper
 def set_product(address, rows, inputs, ordered, matrix):
     a = array_at(address, _ROOM, np.int64)
-    a[states.ROWS], a[states.INPUTS], a[states.ORDERED] = rows, inputs, ordered
-    a[_MATRIX + product.WEIGHTS] = matrix
+    a[record.ROWS], a[record.INPUTS], a[record.ORDERED] = rows, inputs, ordered
+    a[_MATRIX + record.WEIGHTS] = matrix
 
 
 @helper
 def set_result(address, result):
-    array_at(address, _ROOM, np.int64)[_OPERAND + product.OUT] = result
+    array_at(address, _ROOM, np.int64)[_OPERAND + record.OUT] = result
 
 
 @helper

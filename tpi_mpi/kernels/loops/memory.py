@@ -5,7 +5,7 @@ from numba import carray, types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
-from tpi_mpi.kernels.compiled.jit import helper
+from tpi_mpi.kernels.loops.jit import helper
 
 
 @intrinsic

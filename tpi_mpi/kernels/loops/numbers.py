@@ -6,9 +6,9 @@ Each function is given the addresses of arrays, and how many numbers they hold. 
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import compiled, helper
-from tpi_mpi.kernels.compiled.memory import array_at, half_bits, half_value
-from tpi_mpi.kernels.compiled.states import rounded
+from tpi_mpi.kernels.loops.jit import helper
+from tpi_mpi.kernels.loops.memory import array_at, half_bits, half_value
+from tpi_mpi.kernels.loops.states import rounded
 from tpi_mpi.kernels.operand import KINDS
 
 _BFLOAT16 = KINDS["bfloat16"]
@@ -20,7 +20,6 @@ _MOST = np.float32(127)
 _SIGNLESS, _INFINITE = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 
 
-@compiled
 def narrow(values, count, target, kind):
     """Rounds float32 to the nearest number of 16 bits, to even at equal distances."""
     source, bits = array_at(values, count, np.float32), array_at(values, count, np.uint32)
@@ -29,7 +28,6 @@ def narrow(values, count, target, kind):
         result[i] = rounded(bits[i]) if kind == _BFLOAT16 else half_bits(source[i])
 
 
-@compiled
 def widen(stored, count, target, kind):
     """Makes numbers of 16 bits float32."""
     source, result = array_at(stored, count, np.uint16), array_at(target, count, np.float32)
@@ -37,7 +35,6 @@ def widen(stored, count, target, kind):
         result[i] = _value(source[i], kind)
 
 
-@compiled
 def add(stored, count, total, kind):
     """Adds numbers of 16 bits to float32."""
     source, result = array_at(stored, count, np.uint16), array_at(total, count, np.float32)
@@ -50,7 +47,6 @@ def _value(bits, kind):
     return np.uint32(bits << 16).view(np.float32) if kind == _BFLOAT16 else half_value(bits)
 
 
-@compiled
 def scale(values, count, message, group):
     """Rounds float32 to bytes, group by group; the last group is filled up with zeros."""
     for first in range(0, count, group):
@@ -70,7 +66,6 @@ def scale(values, count, message, group):
         levels[size:] = 0
 
 
-@compiled
 def unscale(message, count, target, group):
     """Makes bytes in groups float32."""
     for first in range(0, count, group):
@@ -81,7 +76,6 @@ def unscale(message, count, target, group):
             result[i] = scales[0] * np.float32(levels[i])
 
 
-@compiled
 def add_scaled(message, count, total, group):
     """Adds bytes in groups to float32."""
     for first in range(0, count, group):

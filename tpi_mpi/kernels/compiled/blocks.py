@@ -2,22 +2,20 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 
 from tpi_mpi.kernels.blocks import DECODE, Shapes, Span
-from tpi_mpi.kernels.compiled.jit import kernel_address
+from tpi_mpi.kernels.compiled import functions
+from tpi_mpi.kernels.compiled.functions import Function, product_of
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
-from tpi_mpi.kernels.compiled.product import execute, product_kernel
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.fused import attending, steps
-from tpi_mpi.kernels.fused.attending import PART, ROWS_TOGETHER
-from tpi_mpi.kernels.fused.pieces import GELU, GELU_TANH, RELU, SILU
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import KINDS, Arranged, address_of
+from tpi_mpi.kernels.records import block as record
+from tpi_mpi.kernels.records.block import GELU, GELU_TANH, PART, RELU, ROWS_TOGETHER, SILU
 from tpi_mpi.kernels.table import Kernel
 
 _ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
@@ -30,27 +28,27 @@ _ROWS = 4
 _MOST_PROGRAMS = 128
 
 # The numbers of a record that change from call to call; a feed-forward block needs only the first three.
-_CALL, _SHORT_CALL = struct.Struct(f"{steps.CALL}q"), struct.Struct("3q")
+_CALL, _SHORT_CALL = struct.Struct(f"{record.CALL}q"), struct.Struct("3q")
 
 
 class _Program:
     """The steps of a block for a number of rows, with the record that they share."""
 
     def __init__(self, shapes: Shapes, rows: int):
-        self.record = np.zeros(steps.RECORD, np.int64)
-        self.record[steps.ROWS], self.record[steps.WIDTH] = rows, shapes.width
-        self.record[steps.EPS] = np.float32(shapes.eps).view(np.uint32)
+        self.record = np.zeros(record.RECORD, np.int64)
+        self.record[record.ROWS], self.record[record.WIDTH] = rows, shapes.width
+        self.record[record.EPS] = np.float32(shapes.eps).view(np.uint32)
         self.address = self.record.ctypes.data
         self.kept: list = []  # whatever steps point to
 
     def set(self, **places: int) -> None:
         """Sets numbers of the record by their names in lower case."""
         for name, value in places.items():
-            self.record[getattr(steps, name.upper())] = value
+            self.record[getattr(record, name.upper())] = value
 
-    def by_rows(self, kernel: Callable) -> Step:
+    def by_rows(self, kernel: Function) -> Step:
         """A step that is done for each row."""
-        return _address(kernel), self.address, int(self.record[steps.ROWS]), _ROWS
+        return kernel.address, self.address, int(self.record[record.ROWS]), _ROWS
 
     def finish(self, *some: Sequence[Step]) -> None:
         """Puts the steps together."""
@@ -63,10 +61,10 @@ class _Program:
 
     def run(self, control: int) -> None:
         """Runs the steps, once the record is complete."""
-        execute(control, self._steps_address, self._count)
+        functions.EXECUTE.call(control, self._steps_address, self._count)
 
 
-class FusedBlocks:
+class CompiledBlocks:
     """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
 
     def __init__(self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes):
@@ -103,7 +101,7 @@ class FusedBlocks:
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         program, result = _Program(self._shapes, len(hidden)), np.empty_like(hidden)
         program.set(states=result.ctypes.data)
-        program.finish([program.by_rows(steps.normalise_rows)])
+        program.finish([program.by_rows(functions.NORMALISE)])
         _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(result))
         program.run(self._control)
         return result
@@ -126,37 +124,39 @@ class FusedBlocks:
         together = min(shapes.heads, shapes.heads_per_kv)
         queries = -(-rows * together // kernel.height) * kernel.height
         spans, span = (-(-cache.capacity // _SPAN), _SPAN) if work == DECODE else (1, _ALL)
-        inputs, total = cache.key_layout.inputs, -(-shapes.head_dim // TILE) * TILE + attending.EXTRA
-        projected = self._products(rows, tensors, (steps.QUERY, steps.KEY, steps.VALUE), work)
-        output = self._products(rows, tensors, (steps.OUTPUT,), work)
+        inputs, total = cache.key_layout.inputs, -(-shapes.head_dim // TILE) * TILE + record.EXTRA
+        projected = self._products(rows, tensors, (record.QUERY, record.KEY, record.VALUE), work)
+        output = self._products(rows, tensors, (record.OUTPUT,), work)
         of_queries = 4 * shapes.kv_heads * queries * inputs
         of_totals = 4 * spans * shapes.kv_heads * queries * total
         mixed = shapes.heads * shapes.head_dim
         rooms = self._rooms(rows * 4 * max(shapes.width, mixed), projected, output, of_queries, of_totals)
         program.set(
-            **_heads(shapes), product=product_kernel(kernel), height=kernel.height, inputs=inputs,
+            **_heads(shapes), product=product_of(kernel).address, height=kernel.height, inputs=inputs,
             capacity=cache.value_layout.inputs,
             kind=KINDS[cache.dtype], number_bytes=cache.key_layout.parts[0].nbytes // _numbers(cache.key_layout),
             key_bytes=cache.key_layout.nbytes, value_bytes=cache.value_layout.nbytes,
             queries=rooms[3], query_room=queries, totals=rooms[4], span=span,
         )  # fmt: skip
-        begin = self._place(program, rooms, projected, output, 4 * shapes.width, 4 * mixed, steps.OUTPUT_BIAS)
-        attend = _address(attending.attend), program.address, 0, 1
-        middle = [program.by_rows(steps.prepare_heads), attend, program.by_rows(attending.combine)]
+        begin = self._place(program, rooms, projected, output, 4 * shapes.width, 4 * mixed, record.OUTPUT_BIAS)
+        attend = functions.ATTEND.address, program.address, 0, 1
+        middle = [program.by_rows(functions.PREPARE_HEADS), attend, program.by_rows(functions.COMBINE)]
         program.kept.append(cache.key_layout)  # it is found by its identity
         program.attend = len(begin) + 1
         program.parts = shapes.kv_heads * -(-queries // ROWS_TOGETHER)
-        program.finish(begin, middle, _steps_of(output), [program.by_rows(steps.finish)])
+        program.finish(begin, middle, _steps_of(output), [program.by_rows(functions.FINISH)])
         return program
 
     def _feed_forward(self, rows: int, work: str, tensors: Arranged) -> _Program:
         shapes, program = self._shapes, _Program(self._shapes, rows)
-        projected = self._products(rows, tensors, (steps.GATE, steps.UP), work)
-        output = self._products(rows, tensors, (steps.DOWN,), work)
+        projected = self._products(rows, tensors, (record.GATE, record.UP), work)
+        output = self._products(rows, tensors, (record.DOWN,), work)
         rooms = self._rooms(rows * 4 * shapes.width, projected, output)
         program.set(columns=shapes.columns, activation=_ACTIVATIONS[shapes.activation])
-        begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, steps.DOWN_BIAS)
-        program.finish(begin, [program.by_rows(steps.activate)], _steps_of(output), [program.by_rows(steps.finish)])
+        begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, record.DOWN_BIAS)
+        program.finish(
+            begin, [program.by_rows(functions.ACTIVATE_GATES)], _steps_of(output), [program.by_rows(functions.FINISH)]
+        )
         return program
 
     def _products(self, rows: int, tensors: Arranged, slots: Sequence[int], work: str) -> list[Product]:
@@ -192,10 +192,10 @@ class FusedBlocks:
         last = (states, mixed) if mixed else places[0]
         out.place(*last, program.address, ordered, [results])
         flat = [number for place in places for number in place]
-        program.record[steps.PRODUCTS : steps.PRODUCTS + len(flat)] = flat
+        program.record[record.PRODUCTS : record.PRODUCTS + len(flat)] = flat
         program.set(states=states, final_step=result_step(out.layouts[0]), final_bias=bias)
         program.kept += [*projected, out]
-        return [program.by_rows(steps.normalise_rows), *_steps_of(projected)]
+        return [program.by_rows(functions.NORMALISE), *_steps_of(projected)]
 
 
 def _heads(shapes: Shapes) -> dict[str, int]:
@@ -219,8 +219,3 @@ def _results_size(products: Sequence[Product]) -> int:
 
 def _steps_of(products: Sequence[Product]) -> list[Step]:
     return [step for product in products for step in product.steps()]
-
-
-@cache
-def _address(kernel: Callable) -> int:
-    return kernel_address(kernel)

@@ -1,12 +1,28 @@
 """The search for the scales of groups, compiled.
 
 Sixteen candidates lie side by side in arrays, and every inner loop runs over these: so one instruction works on all
-candidates, and no sum is taken across a register. The slow search beside this one says the same plainly.
+candidates, and no sum is taken across a register. The slow search in :mod:`tpi_mpi.kernels.scales` says the same
+plainly.
 """
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import compiled, helper
+from tpi_mpi.kernels.loops.jit import helper
+from tpi_mpi.kernels.loops.memory import array_at, stack
+from tpi_mpi.kernels.records.search import (
+    ARGUMENTS,
+    BOUNDS,
+    CODES,
+    COUNT,
+    FINITE,
+    GROUP,
+    GROUPS,
+    HIGH,
+    LOW,
+    SCALES,
+    ZERO_POINTS,
+    ZEROS,
+)
 from tpi_mpi.kernels.scales.candidates import CANDIDATES, LARGEST, SMALLEST
 
 _F32, _I32, _I64 = np.float32, np.int32, np.int64
@@ -15,17 +31,38 @@ _SMALLEST, _SMALLEST_NORMAL, _LARGEST = _F32(SMALLEST), _F32(2.0**-14), _F32(LAR
 _INFINITY, _MAGNITUDE = _I32(0x7F800000), _I32(0x7FFFFFFF)
 
 
-@compiled
-def search_scales(groups, zero_points, first, last, zero, low, high, codes, scales, zeros):
+def search(address):
+    """Searches as its arguments say: :mod:`tpi_mpi.kernels.records.search`."""
+    a = array_at(address, ARGUMENTS, np.int64)
+    count, size = a[COUNT], a[GROUP]
+    groups = array_at(a[GROUPS], count * size, _F32).reshape((count, size))
+    codes = array_at(a[CODES], count * size, np.uint8).reshape((count, size))
+    bounds, low, high = (
+        array_at(a[BOUNDS], 3, _F32),
+        array_at(a[LOW], CANDIDATES, _F32),
+        array_at(a[HIGH], CANDIDATES, _F32),
+    )
+    scales, zeros = array_at(a[SCALES], count, _F32), array_at(a[ZEROS], count, _F32)
+    tried = a[ZERO_POINTS] != 0, bounds[0], bounds[1], bounds[2], low, high
+    a[FINITE] = _search_scales(groups, *tried, codes, scales, zeros)
+
+
+@helper
+def _search_scales(groups, zero_points, first, last, zero, low, high, codes, scales, zeros):
     """Fills codes (G, group) of uint8, scales and zeros (G,) of float32 from groups (G, group) of float32.
 
     Returns whether all numbers are finite; if not, the rest is undefined.
     The other arguments are those of Candidates, in its order. The length of a group is a multiple of four.
     """
     bits = groups.view(np.int32)
-    scale, inverse, errors = np.empty(CANDIDATES, _F32), np.empty(CANDIDATES, _F32), np.empty(CANDIDATES, _F32)
-    zero_point = np.full(CANDIDATES, zero)
-    least, most = np.full(CANDIDATES, first - zero), np.full(CANDIDATES, last - zero)
+    scale, inverse, errors = (
+        array_at(stack(CANDIDATES), CANDIDATES, _F32),
+        array_at(stack(CANDIDATES), CANDIDATES, _F32),
+        array_at(stack(CANDIDATES), CANDIDATES, _F32),
+    )
+    zero_point = array_at(stack(CANDIDATES), CANDIDATES, _F32)
+    least, most = array_at(stack(CANDIDATES), CANDIDATES, _F32), array_at(stack(CANDIDATES), CANDIDATES, _F32)
+    zero_point[:], least[:], most[:] = zero, first - zero, last - zero
     for k in range(len(groups)):
         lowest, highest, finite = _range(bits[k])
         if not finite:

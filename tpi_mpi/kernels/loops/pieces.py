@@ -8,16 +8,14 @@ from math import erf, factorial
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import helper, reordering
-from tpi_mpi.kernels.compiled.memory import array_at, half_bits, half_value
-from tpi_mpi.kernels.compiled.states import rounded
 from tpi_mpi.kernels.formats import TILE
+from tpi_mpi.kernels.loops.jit import helper, reordering
+from tpi_mpi.kernels.loops.memory import array_at, half_bits, half_value
+from tpi_mpi.kernels.loops.states import rounded
 from tpi_mpi.kernels.operand import KINDS
+from tpi_mpi.kernels.records.block import GELU_TANH, RELU, SILU
 
 BFLOAT16, FLOAT16, FLOAT32 = (KINDS[dtype] for dtype in ("bfloat16", "float16", "float32"))
-
-SILU, RELU, GELU, GELU_TANH = range(4)
-"""Activations."""
 
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / factorial(n)) for n in range(7))

@@ -8,32 +8,26 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tpi_mpi.kernels.compiled.jit import helper
-from tpi_mpi.kernels.compiled.memory import array_at, stack
 from tpi_mpi.kernels.formats import UNIT
-from tpi_mpi.kernels.tiles.intrinsics import round_group
-
-(
-    STATES,  # address: float32 (rows, columns)
-    STATES_STEP,  # bytes from one row of them to the next
-    ROWS,
-    COLUMNS,
-    LEAD,  # inputs ahead of the first column, which are zero
-    INPUTS,  # with padding on both sides
-    HEIGHT,
-    GROUP,
-    GROUPS,
-    PLANES,
-    CODE_OFFSET,
-    ORDERED,  # address: bytes, float32 or bfloat16
-    STEPS,  # address: float32
-    OFFSETS,  # address: int32
-    SUMS,  # address: float32
-    TABLE,  # address of the address of a table of addresses of tensors' arguments
-    OPERANDS,  # how many follow
+from tpi_mpi.kernels.loops.jit import helper
+from tpi_mpi.kernels.loops.memory import array_at, stack
+from tpi_mpi.kernels.records.product import (
     ARGUMENTS,
-) = range(18)
-"""The places of a product's arguments, which are int64, and how many there are."""
+    CODE_OFFSET,
+    COLUMNS,
+    GROUPS,
+    HEIGHT,
+    INPUTS,
+    LEAD,
+    OFFSETS,
+    ORDERED,
+    ROWS,
+    STATES,
+    STATES_STEP,
+    STEPS,
+    SUMS,
+)
+from tpi_mpi.kernels.tiles.intrinsics import round_group
 
 
 @helper
@@ -66,10 +60,9 @@ def order_floats(first, stop, address):
         count, size, target = _pack(a, row, np.float32, 4)
         for r in range(count):
             own = array_at(a[STATES] + (row + r) * a[STATES_STEP], columns, np.float32)
-            if size == 1:
-                target[a[LEAD] : a[LEAD] + columns] = own
-            else:
-                target[a[LEAD] * size + r : (a[LEAD] + columns) * size : size] = own
+            start = a[LEAD] * size + r
+            for k in range(columns):  # an assignment of slices would allocate memory
+                target[start + k * size] = own[k]
 
 
 def order_rounded(first, stop, address):

@@ -5,13 +5,13 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tpi_mpi.kernels.compiled import jit
-from tpi_mpi.kernels.compiled.jit import cache_directory, named, source_version
+from tpi_mpi.kernels.compiled import library
+from tpi_mpi.kernels.compiled.functions import EXECUTE
+from tpi_mpi.kernels.compiled.library import Library, cache_directory, source_version
 
 
 @pytest.fixture
@@ -86,16 +86,13 @@ def test_a_directory_of_the_users_choice_has_a_version_too(caches, monkeypatch):
 
 def test_every_cpu_has_its_own_directory(caches, monkeypatch):
     own = cache_directory()
-    monkeypatch.setattr(jit, "compiled_for", lambda: ("x86_64-unknown-linux-gnu", "haswell", ""))
+    monkeypatch.setattr(library, "compiled_for", lambda: ("x86_64-unknown-linux-gnu", "haswell", ""))
     assert cache_directory() != own
 
 
-def test_a_name_is_one_word():
-    assert named(lambda: None, "product integer - 32").__qualname__ == "product_integer_32"
-
-
-def test_the_second_process_compiles_nothing(tmp_path):
+def test_no_process_needs_numba_and_the_second_compiles_nothing(tmp_path):
     script = (
+        "import sys\n"
         "import numpy as np\n"
         "from tpi_mpi.kernels.compiled.multiplier import Multiplier\n"
         "from tpi_mpi.kernels.formats import Format, Tiled\n"
@@ -103,14 +100,35 @@ def test_the_second_process_compiles_nothing(tmp_path):
         "with Multiplier(2, 2) as multiply:\n"
         "    for format in (Format.of('int4'), Format.of('int8', 64), Format.of('float32')):\n"
         "        multiply(np.ones((1, 64), np.float32), random_operand(Tiled(format, 16, 64)), 'decode')\n"
+        "print('numba' in sys.modules)\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("NUMBA_CACHE_DIR", None)
-    kept = []
+    kept, imported = [], []
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", script], env=environment, check=True)
-        kept.append({path: path.stat().st_mtime_ns for path in Path(tmp_path).rglob("*.nb?")})
+        command = [sys.executable, "-c", script]
+        finished = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        imported.append(finished.stdout.strip())
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.o")})
+    assert imported == ["False", "False"]
     assert kept[0] == kept[1]
-    versions = Counter(path.name.rsplit(".", 2)[0] for path in kept[0] if path.suffix == ".nbc")
-    assert len([name for name in versions if name.startswith("product.product_")]) == 3
-    assert set(versions.values()) == {1}  # numbers of several could be mixed up by two processes at once
+    assert len([path for path in kept[0] if path.name.startswith("product_product_in")]) == 3
+
+
+def function_of(directory: Path) -> int:
+    return Library(directory).address(EXECUTE)
+
+
+@pytest.mark.parametrize("spoil", [lambda code: code[:-1], lambda code: code[:50] + b"?" + code[51:], lambda code: b""])
+def test_code_that_is_not_whole_is_compiled_again(tmp_path, spoil):
+    function_of(tmp_path)
+    (path,) = tmp_path.iterdir()
+    code = path.read_bytes()
+    path.write_bytes(spoil(code))
+    assert function_of(tmp_path)
+    assert len(path.read_bytes()) == len(code)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_keeps_nothing_costs_only_time(tmp_path):
+    assert function_of(tmp_path / "missing")

@@ -1,0 +1,182 @@
+"""Compiled functions on the disk, and in memory.
+
+Each is kept as a file of machine code, in a directory for this version of the kernels' source, this version of Numba
+and these features of the CPU: under NUMBA_CACHE_DIR, if that is set; else in the user's cache directory, or a temporary
+one. Those that are kept are loaded by LLVM alone: Numba, which takes as much memory again, is imported only to compile.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import xxhash
+from llvmlite import binding
+
+from tpi_mpi.kernels.compiled.compiling import compiled
+from tpi_mpi.kernels.cpu import compiled_for
+
+# What compiled functions call when they raise an exception. These never do.
+_NEVER_CALLED = """
+    NRT_Free NRT_MemInfo_call_dtor NRT_decref NRT_incref numba_do_raise numba_gil_ensure numba_gil_release
+    numba_runtime_build_excinfo_struct numba_unpickle
+""".split()
+
+
+class Source(Protocol):
+    """What the library knows of a function; see :class:`tpi_mpi.kernels.compiled.functions.Function`."""
+
+    module: str
+    name: str
+    settings: tuple[str | int, ...]
+    arguments: int
+    key: str
+
+
+class Library:
+    """Compiled functions in memory; what is not there yet is loaded from a directory, or compiled and kept there."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._loaded: dict[str, int] = {}
+        self._announce: Callable[[], None] | None = None
+
+    def address(self, function: Source) -> int:
+        """Where a function is."""
+        self.load([function])
+        return self._loaded[function.key]
+
+    def load(self, functions: Iterable[Source]) -> None:
+        """Loads functions; those that are not kept are compiled, several at a time."""
+        wanted = {function.key: function for function in functions if function.key not in self._loaded}
+        found = {key: _read(self._path(key)) for key in wanted}
+        missing = [wanted[key] for key, code in found.items() if code is None]
+        if missing:
+            announce, self._announce = self._announce, None
+            if announce:
+                announce()
+            found |= compiled(missing)
+            for function in missing:
+                _write(self._path(function.key), *found[function.key])
+        self._loaded |= {key: self._placed(*code) for key, code in found.items()}
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"{key}.o"
+
+    @contextmanager
+    def announced(self, announce: Callable[[], None]) -> Iterator[None]:
+        """Inside the with-block, ``announce`` is called before the first function is compiled, if any has to be."""
+        self._announce = announce
+        try:
+            yield
+        finally:
+            self._announce = None
+
+    def _placed(self, symbol: str, code: bytes) -> int:
+        """The address of a symbol of an object file, once its code is in memory."""
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        return self._engine.get_function_address(symbol)
+
+    @cached_property
+    def _engine(self) -> binding.ExecutionEngine:
+        """What owns the code."""
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_triple(compiled_for()[0]).create_target_machine(opt=0, jit=True)
+        return binding.create_mcjit_compiler(binding.parse_assembly(_stubs()), machine)
+
+
+@cache
+def library() -> Library:
+    """That of this process."""
+    return Library(cache_directory())
+
+
+def _stubs() -> str:
+    """A module with what is never called."""
+    functions = (f"define void @{name}() {{\n call void @abort()\n unreachable\n}}" for name in _NEVER_CALLED)
+    return "\n".join(["declare void @abort()", *functions])
+
+
+def _read(path: Path) -> tuple[str, bytes] | None:
+    """The symbol and the code in a file; None if there is none, or if it is not whole."""
+    try:
+        digest, symbol, code = path.read_bytes().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    return (symbol.decode(), code) if digest == _digest(symbol, code) else None
+
+
+def _write(path: Path, symbol: str, code: bytes) -> None:
+    """Keeps code in a file; a disk without room for it only costs the time to compile it again."""
+    with suppress(OSError), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(b"\n".join([_digest(symbol.encode(), code), symbol.encode(), code]))
+            file.close()
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+
+
+def _digest(symbol: bytes, code: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(symbol + code).encode()
+
+
+def cache_directory() -> Path:
+    """The directory that NUMBA_CACHE_DIR chooses, or one that only this user can have written to."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        directory = Path(chosen) / f"tpi_mpi-{_version()}"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+    names = "tpi_mpi", "kernels", _version()
+    with suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
+        caches = _caches_of_user()
+        caches.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if caches.stat().st_uid == os.getuid():
+            return _private(caches, *names)
+    with suppress(OSError):
+        return _private(Path(tempfile.gettempdir()), f"tpi_mpi-{os.getuid()}", *names)
+    return Path(tempfile.mkdtemp(prefix="tpi_mpi-kernels-"))
+
+
+def _caches_of_user() -> Path:
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return chosen if chosen.is_absolute() else Path.home() / ".cache"
+
+
+def _private(parent: Path, *names: str) -> Path:
+    """A directory inside a directory, and so on, each of which only this user may write to.
+
+    Code from it will be run. Raises OSError if it cannot be made, or if others may write to what there is.
+    """
+    directory = parent
+    for name in names:
+        directory /= name
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)  # level by level, since parents=True would give the parents any mode
+        found = directory.lstat()
+        own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        if not own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or not os.access(directory, os.W_OK):
+            raise PermissionError(f"{directory} is not this user's alone")
+    return directory
+
+
+def _version() -> str:
+    """What compiled code depends on."""
+    features = xxhash.xxh3_64_hexdigest(" ".join(compiled_for()).encode())
+    return f"{source_version()}-numba-{version('numba')}-{features}"
+
+
+def source_version() -> str:
+    """A digest of the kernels' source."""
+    digest = xxhash.xxh3_64()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

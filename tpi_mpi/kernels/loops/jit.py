@@ -1,0 +1,50 @@
+"""The decorators of functions that Numba compiles; and from such a function to machine code that stands by itself."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import numba
+from llvmlite import binding
+from numba import types
+
+from tpi_mpi.kernels.cpu import compiled_for
+
+
+def helper(function: Callable) -> Callable:
+    """A function that compiled functions call, with arguments of any types, as a part of theirs."""
+    return numba.njit(error_model="numpy")(function)
+
+
+def reordering(function: Callable) -> Callable:
+    """The same, with sums in whatever order is fast: always the same one, but not that of the source."""
+    return numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
+
+
+def compiled(module: str, name: str, settings: tuple, arguments: int) -> tuple[str, bytes]:
+    """The machine code of a function, and the symbol that it has there: it takes int64, and returns nothing.
+
+    module: of :mod:`tpi_mpi.kernels.loops`. settings: what a function of that name, which makes one, is called with.
+    """
+    _, numba.config.CPU_NAME, numba.config.CPU_FEATURES = compiled_for()  # or Numba might choose others than the table
+    source = getattr(import_module(f"tpi_mpi.kernels.loops.{module}"), name)
+    function = source(*settings) if settings else getattr(source, "py_func", source)
+    made = numba.cfunc(types.void(*[types.int64] * arguments), nopython=True, error_model="numpy")(function)
+    code = made.inspect_llvm()
+    assert "NRT_Allocate" not in code, f"{name} of {module} allocates memory"
+    return made.native_name, _emitted(code, made.native_name)
+
+
+def _emitted(code: str, symbol: str) -> bytes:
+    """The object file of a module, in which nothing but one symbol can be seen from outside.
+
+    Parts of several files may have the same names; none must be taken for another's.
+    """
+    triple, name, features = compiled_for()
+    machine = binding.Target.from_triple(triple).create_target_machine(
+        cpu=name, features=features, opt=3, reloc="default", codemodel="jitdefault", jit=True
+    )
+    module = binding.parse_assembly(code)
+    for function in module.functions:
+        if not function.is_declaration and function.name != symbol:
+            function.linkage = "internal"
+    return machine.emit_object(module)

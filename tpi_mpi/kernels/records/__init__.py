@@ -1,0 +1,8 @@
+"""The numbers that Python and compiled code pass each other: what lies where in arrays of int64.
+
+pool     what the threads of a pool share
+product  the arguments of products
+block    the record of a block's steps
+reading  the arguments of reading memory
+search   those of the search for scales
+"""
