@@ -62,7 +62,7 @@ class Engine:
             stack.enter_context(self.world.doing(self.trace.describe))
             slab, rank = self.slab, self.world.rank
             with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
-                prepare(slab.computed, options.planes, [wire(options.wire).dtype, slab.embedding_dtype])
+                prepare(slab.computed, options.planes, [wire(options.wire).dtype, *slab.looked_up])
                 self._linear = stack.enter_context(open_linear(self._threads, options.planes))
             self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)

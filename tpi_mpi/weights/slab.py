@@ -128,8 +128,9 @@ class Slab:
         return *self.matrices, *KVCache.layouts(1, self.config.head_dim, self.kv_dtype)
 
     @property
-    def embedding_dtype(self) -> str:
-        return self.blocks[EMBEDDING].tensors[0].layout.dtype
+    def looked_up(self) -> Sequence[str]:
+        """The dtype of the embedding, if the rank has it."""
+        return [tensor.layout.dtype for tensor in self.blocks[EMBEDDING].tensors] if EMBEDDING in self.blocks else []
 
     @property
     def kv_dtype(self) -> str:
