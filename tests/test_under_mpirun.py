@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import packed
@@ -13,6 +14,7 @@ from together import Together
 
 from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.sampling import Sampler
+from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.tokenizer.chat_template import render_chat
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
@@ -74,19 +76,48 @@ def sample(slabs: Path) -> list[list[int]]:
     return sequences
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_the_laws_hold_on_any_number_of_ranks(ranks, workshop, checkpoints, demo):
-    slabs = workshop / "slabs" / str(ranks)
-    uneven = [2 * rank + 1 for rank in range(ranks)]
-    for name in zoo.CASES:
-        checkpoint = Checkpoint(workshop / "zoo" / name)
-        make_slabs(checkpoint, slabs / name / "even", ranks)
-        make_slabs(checkpoint, slabs / name / "uneven", ranks, uneven)
-    for name in PACKED:
-        make_slabs(packed_checkpoint(name, checkpoints), slabs / name / "even", ranks)
-    make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
-    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "tests/mpi", "--workshop", str(workshop)]
+@pytest.fixture(scope="module")
+def slabs_of(workshop, checkpoints, demo):
+    """Makes what the tests run on a number of ranks, once."""
+
+    @cache
+    def make(ranks: int) -> None:
+        slabs, uneven = workshop / "slabs" / str(ranks), [2 * rank + 1 for rank in range(ranks)]
+        for name in zoo.CASES:
+            checkpoint = Checkpoint(workshop / "zoo" / name)
+            make_slabs(checkpoint, slabs / name / "even", ranks)
+            make_slabs(checkpoint, slabs / name / "uneven", ranks, uneven)
+        for name in PACKED:
+            make_slabs(packed_checkpoint(name, checkpoints), slabs / name / "even", ranks)
+        make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
+
+    return make
+
+
+def pass_tests(workshop: Path, ranks: int, *arguments: str, **settings: str) -> None:
+    """Runs the tests in tests/mpi, or some of them."""
+    command = [sys.executable, "-m", "pytest", "-q", "--color=no", "tests/mpi", "--workshop", workshop, *arguments]
     finished = subprocess.run(
-        [*mpirun(ranks), *command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300
+        [*mpirun(ranks), *map(str, command)],
+        cwd=REPOSITORY,
+        env=environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-6000:]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_the_laws_hold_on_any_number_of_ranks(ranks, workshop, slabs_of):
+    slabs_of(ranks)
+    pass_tests(workshop, ranks)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}, {"NUMBA_ENABLE_AVX": "0"}]
+)
+@pytest.mark.skipif(not this_cpu().wide, reason="this CPU may not have what the other has")
+def test_older_kernels_and_none_give_the_same_tokens(settings, workshop, slabs_of):
+    slabs_of(2)
+    pass_tests(workshop, 2, "-k", "engine and tokens_of and not uneven and not float8", **settings)

@@ -130,22 +130,25 @@ def test_the_kernels_of_older_cpus_pass_the_same_tests(name):
     own = compiled_for()
     if not features_of(name, "") <= features_of(*own[1:]):
         pytest.skip(f"this CPU has not all that {name} has")
-    pass_tests(f"{LAWS} and {FEW}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
+    pass_tests(PRODUCTS, f"{LAWS} and {FEW}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
+    pass_tests(BLOCKS, SOME, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
 
 
 def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(tmp_path):
     """In a directory of its own, or it would be taken for this CPU's code."""
     integers = "(int8 or int4 or mxfp4)"
-    pass_tests(f"{LAWS} and {FEW} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
+    pass_tests(PRODUCTS, f"{LAWS} and {FEW} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
 
 
+PRODUCTS, BLOCKS = "test_multiplier.py", "test_fused.py"
 LAWS = "(equal or independent)"
 FEW = "two and not 64 and not 128"  # with two planes and one size of groups, since each is compiled anew
+SOME = "equals and (cut or many) or parts or later or silu"
 
 
-def pass_tests(names: str, *arguments: str, **settings: str) -> None:
-    """Runs tests of products in another process, with other kernels."""
-    test = os.path.join(os.path.dirname(__file__), "test_multiplier.py")
+def pass_tests(module: str, names: str, *arguments: str, **settings: str) -> None:
+    """Runs tests in another process, with other kernels."""
+    test = os.path.join(os.path.dirname(__file__), module)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", names, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)

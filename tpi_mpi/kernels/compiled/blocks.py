@@ -32,7 +32,12 @@ _CALL, _SHORT_CALL = struct.Struct(f"{record.CALL}q"), struct.Struct("3q")
 
 
 class _Program:
-    """The steps of a block for a number of rows, with the record that they share."""
+    """The steps of a block for a number of rows, with the record that they share.
+
+    attend: which step is attention, if any; parts: its items of work for each span of positions.
+    """
+
+    attend = parts = 0
 
     def __init__(self, shapes: Shapes, rows: int):
         self.record = np.zeros(record.RECORD, np.int64)

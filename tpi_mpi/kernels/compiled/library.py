@@ -18,14 +18,8 @@ from typing import Protocol
 import xxhash
 from llvmlite import binding
 
-from tpi_mpi.kernels.compiled.compiling import compiled
+from tpi_mpi.kernels.compiled.compiling import NEVER_CALLED, compiled
 from tpi_mpi.kernels.cpu import compiled_for
-
-# What compiled functions call when they raise an exception. These never do.
-_NEVER_CALLED = """
-    NRT_Free NRT_MemInfo_call_dtor NRT_decref NRT_incref numba_do_raise numba_gil_ensure numba_gil_release
-    numba_runtime_build_excinfo_struct numba_unpickle
-""".split()
 
 
 class Source(Protocol):
@@ -100,7 +94,7 @@ def library() -> Library:
 
 def _stubs() -> str:
     """A module with what is never called."""
-    functions = (f"define void @{name}() {{\n call void @abort()\n unreachable\n}}" for name in _NEVER_CALLED)
+    functions = (f"define void @{name}() {{\n call void @abort()\n unreachable\n}}" for name in NEVER_CALLED)
     return "\n".join(["declare void @abort()", *functions])
 
 

@@ -22,6 +22,12 @@ def array_at(address, count, dtype):
     return carray(_pointer(address), (count,), dtype)
 
 
+@helper
+def matrix_at(address, rows, columns, dtype):
+    """The same as a matrix."""
+    return carray(_pointer(address), (rows, columns), dtype)
+
+
 @intrinsic
 def half_bits(typing, value):
     """The bits of the nearest float16."""

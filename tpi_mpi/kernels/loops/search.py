@@ -8,7 +8,7 @@ plainly.
 import numpy as np
 
 from tpi_mpi.kernels.loops.jit import helper
-from tpi_mpi.kernels.loops.memory import array_at, stack
+from tpi_mpi.kernels.loops.memory import array_at, matrix_at, stack
 from tpi_mpi.kernels.records.search import (
     ARGUMENTS,
     BOUNDS,
@@ -35,8 +35,7 @@ def search(address):
     """Searches as its arguments say: :mod:`tpi_mpi.kernels.records.search`."""
     a = array_at(address, ARGUMENTS, np.int64)
     count, size = a[COUNT], a[GROUP]
-    groups = array_at(a[GROUPS], count * size, _F32).reshape((count, size))
-    codes = array_at(a[CODES], count * size, np.uint8).reshape((count, size))
+    groups, codes = matrix_at(a[GROUPS], count, size, _F32), matrix_at(a[CODES], count, size, np.uint8)
     bounds, low, high = (
         array_at(a[BOUNDS], 3, _F32),
         array_at(a[LOW], CANDIDATES, _F32),
