@@ -12,12 +12,6 @@ from collections.abc import Sequence
 
 from tpi_mpi.common.errors import TpiError
 
-NEVER_CALLED = """
-    NRT_Free NRT_MemInfo_call_dtor NRT_decref NRT_incref numba_do_raise numba_gil_ensure numba_gil_release
-    numba_runtime_build_excinfo_struct numba_unpickle
-""".split()
-"""What Numba provides to functions that raise exceptions or allocate memory. Compiled functions do neither."""
-
 Code = dict[str, tuple[str, bytes]]
 """By the key of a function: the symbol and the object file."""
 

@@ -18,8 +18,9 @@ from typing import Protocol
 import xxhash
 from llvmlite import binding
 
-from tpi_mpi.kernels.compiled.compiling import NEVER_CALLED, compiled
+from tpi_mpi.kernels.compiled.compiling import compiled
 from tpi_mpi.kernels.cpu import compiled_for
+from tpi_mpi.kernels.records.symbols import NEVER_CALLED
 
 
 class Source(Protocol):

@@ -7,11 +7,8 @@ import numba
 from llvmlite import binding
 from numba import types
 
-from tpi_mpi.kernels.compiled.compiling import NEVER_CALLED
 from tpi_mpi.kernels.cpu import compiled_for
-
-# Functions of C that compiled code calls.
-_OF_THE_SYSTEM = ("abort", "clock_gettime", "erf", "memcpy", "memset", "sched_yield", "sqrtf", "syscall", "usleep")
+from tpi_mpi.kernels.records.symbols import NEVER_CALLED, OF_THE_SYSTEM
 
 
 def helper(function: Callable) -> Callable:
@@ -55,4 +52,4 @@ def _emitted(code: str, symbol: str) -> bytes:
 
 
 def _provided(name: str) -> bool:
-    return name in (*NEVER_CALLED, *_OF_THE_SYSTEM) or name.startswith(("llvm.", "Py"))
+    return name in (*NEVER_CALLED, *OF_THE_SYSTEM) or name.startswith(("llvm.", "Py"))

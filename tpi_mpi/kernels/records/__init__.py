@@ -5,4 +5,5 @@ product  the arguments of products
 block    the record of a block's steps
 reading  the arguments of reading memory
 search   those of the search for scales
+symbols  what compiled code calls by name
 """
