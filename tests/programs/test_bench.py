@@ -107,7 +107,7 @@ def test_products_are_measured_by_format_and_rows_on_every_rank(bench):
 
 
 def test_the_table_has_a_line_for_every_rank_and_time(bench):
-    lines = bench[0].stderr.splitlines()
+    lines = [line for line in bench[0].stderr.splitlines() if "kernels are compiled" not in line]
     assert lines[0].startswith("handbook-3m, int4, 2 ranks, allreduce star, a prompt of 40 tokens")
     kernels = [line for line in lines if " rows at a time" in line or line.startswith("torch, ")]
     assert kernels

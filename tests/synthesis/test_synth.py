@@ -4,6 +4,7 @@ import json
 from contextlib import closing
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import run_module
@@ -92,7 +93,7 @@ def test_slabs_of_any_packed_format_are_made_without_rounding(dtype, tied, check
     with closing(SlabFile(slabs[1].path)) as file:
         weights = dequantized(file.map(slabs[1].blocks["layers.1.feed_forward"]).tensors["mlp.up_proj.weight"])
     assert weights.std() == pytest.approx(0.02, rel=0.1)
-    assert len(weights.unique()) > 10
+    assert len(np.unique(weights)) > 10
 
 
 def test_layers_beyond_the_unique_ones_are_hard_links(small_config, tmp_path):
