@@ -140,7 +140,7 @@ def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(tmp_path)
     pass_tests(PRODUCTS, f"{LAWS} and {FEW} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
 
 
-PRODUCTS, BLOCKS = "test_multiplier.py", "test_fused.py"
+PRODUCTS, BLOCKS = "test_multiplier.py", "test_blocks.py"
 LAWS = "(equal or independent)"
 FEW = "two and not 64 and not 128"  # with two planes and one size of groups, since each is compiled anew
 SOME = "equals and (cut or many) or parts or later or silu"

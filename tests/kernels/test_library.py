@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.compiled import library
-from tpi_mpi.kernels.compiled.functions import EXECUTE
+from tpi_mpi.kernels.compiled.functions import EXECUTE, product_of
 from tpi_mpi.kernels.compiled.library import Library, cache_directory, source_version
+from tpi_mpi.kernels.cpu import this_cpu
+from tpi_mpi.kernels.formats import Format, Tiled
+from tpi_mpi.kernels.table import choose
 
 
 @pytest.fixture
@@ -128,6 +132,21 @@ def test_code_that_is_not_whole_is_compiled_again(tmp_path, spoil):
     assert function_of(tmp_path)
     assert library._read(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_versions_of_a_function_are_told_apart():
+    """Numba gives them the same name; each process that compiles begins to count anew."""
+    kernels = [choose(Tiled(Format.of(dtype), 16, 64), "decode", 2, this_cpu()) for dtype in ("float32", "float16")]
+    addresses = [product_of(kernel).address for kernel in kernels]
+    assert addresses == [library.library()._engine.get_function_address(product_of(kernel).key) for kernel in kernels]
+    assert addresses[0] != addresses[1]
+
+
+def test_a_directory_that_cannot_be_is_named(caches, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="where no code can be kept"):
+        cache_directory()
 
 
 def test_a_disk_that_keeps_nothing_costs_only_time(tmp_path):

@@ -81,7 +81,7 @@ def run_ranks_on_slabs(
     """Runs one program that needs this rank's slab; see :func:`run_ranks`.
 
     load: imports and returns what does the work, given the world, the slab, the cores, the options and the time at
-    which the program began. Importing Numba alone takes a quarter of a second, during which the disk reads ahead
+    which the program began. Imports take some tenths of a second, during which the disk reads ahead
     unless the program is to start ``cold``.
     """
 
@@ -114,7 +114,7 @@ def _imported(load: Callable[[], Callable]) -> Callable:
 
     gc.disable()  # imports create no garbage, and looking for it takes a tenth of their time
     run = load()
-    kernels_available()  # imports Numba, while the disk still reads ahead
+    kernels_available()  # imports LLVM, while the disk still reads ahead
     gc.freeze()
     gc.enable()
     return run

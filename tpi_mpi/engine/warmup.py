@@ -16,6 +16,7 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
 from tpi_mpi.kernels.linear import compiling_announced
 from tpi_mpi.kernels.operand import Tensors
+from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.mapping import tensors_of
 from tpi_mpi.weights.slab import BlockExtent, Slab
@@ -34,17 +35,20 @@ def compiled_once(world: World, cores: Cores) -> Iterator[None]:
 
 
 def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int, capacity: int) -> None:
-    """Computes the first layer on zeros, for one row and for the ``most_rows`` of a chunk; on all ranks together.
+    """Computes a block of each kind on zeros, for one row and for the ``most_rows`` of a chunk; on all ranks together.
 
     capacity: positions of the longest sequence, which need not be in memory for it.
     """
-    attention, feed_forward = map(_zero_weights, slab.first_layer)
     cache = model.new_cache(capacity)
     for rows in sorted({1, most_rows}):
-        span = model.span(0, rows, rows)
-        hidden = np.zeros((rows, slab.config.hidden_size), np.float32)
-        hidden += allreduce.sum(model.attention(attention, hidden, 0, span, cache))
-        hidden += allreduce.sum(model.feed_forward(feed_forward, hidden, span.work))
+        span, hidden = model.span(0, rows, rows), np.zeros((rows, slab.config.hidden_size), np.float32)
+        for extent in slab.different_layers:
+            weights = _zero_weights(extent)
+            if extent.name.endswith(Kind.ATTENTION.value):
+                partial = model.attention(weights, hidden, 0, span, cache)
+            else:
+                partial = model.feed_forward(weights, hidden, span.work)
+        hidden += allreduce.sum(partial)
 
 
 def _zero_weights(block: BlockExtent) -> Tensors:

@@ -76,20 +76,23 @@ def this_cpu() -> Cpu:
     """
     triple, name, features = compiled_for()
     machine = triple.partition("-")[0]
-    return Cpu.of({"arm64": ARM, "amd64": X86}.get(machine, machine), features_of(name, features))
+    machine = {"arm64": ARM, "amd64": X86}.get(machine, machine)
+    if machine == ARM and not features and "NUMBA_CPU_NAME" not in os.environ:
+        features = "+neon"  # LLVM does not always find an ARM's features, and all have this
+    return Cpu.of(machine, features_of(name, features))
 
 
 @cache
 def compiled_for() -> tuple[str, str, str]:
     """What kernels are compiled for: the platform, the CPU's name, and features, each with + or -, in LLVM's words.
 
-    As Numba has it: NUMBA_CPU_NAME and NUMBA_CPU_FEATURES overrule what LLVM finds, and NUMBA_ENABLE_AVX=0 leaves out
-    all kinds of AVX.
+    As with Numba, NUMBA_CPU_NAME and NUMBA_CPU_FEATURES overrule what LLVM finds, and NUMBA_ENABLE_AVX=0 leaves out all
+    kinds of AVX.
     """
     from llvmlite import binding
 
     name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
-    features = os.environ.get("NUMBA_CPU_FEATURES")
+    features = os.environ.get("NUMBA_CPU_FEATURES", "" if name == "generic" else None)
     if features is None:
         found = binding.get_host_cpu_features()
         if os.environ.get("NUMBA_ENABLE_AVX") == "0":

@@ -29,7 +29,7 @@ class Operand:
 
     @cached_property
     def arguments(self) -> np.ndarray:
-        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.compiled.product`."""
+        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.records.product`."""
         first, *others = self.parts
         addresses = [part.ctypes.data for part in others] + [0, 0]
         of_tile = others[0].nbytes // self.layout.tiles if others else 0
@@ -59,7 +59,7 @@ class Vector:
 
     @cached_property
     def arguments(self) -> np.ndarray:
-        """What kernels need to know of it; see :mod:`tpi_mpi.kernels.compiled.vectors`."""
+        """What kernels need to know of it: its address, and what its numbers are."""
         return np.array([self.stored.ctypes.data, KINDS[self.layout.dtype]], np.int64)
 
     @classmethod
@@ -81,7 +81,7 @@ class Tensors(dict[str, Operand | Vector]):
     """The tensors of a block by name: matrices are operands, everything else vectors."""
 
     def arranged(self, names: tuple[str, ...]) -> "Arranged":
-        """Those with some names, in that order. Remembered for the first names that were asked for, by identity."""
+        """Those with some names, in that order. Remembered for the names that were asked for last, by identity."""
         if self._names is not names:
             self._names, self._arranged = names, Arranged([self.get(name) for name in names])
         return self._arranged

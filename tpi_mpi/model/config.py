@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject, shorten
+from tpi_mpi.kernels.blocks import ACTIVATIONS
 from tpi_mpi.model.families import FAMILIES, Family
 from tpi_mpi.model.rope_config import RopeParameters, read_rope
 
@@ -58,8 +59,6 @@ _INERT_VALUES = {
 
 # Keys of some families, whose values are true or false.
 _FLAGS = frozenset({"attention_bias", "mlp_bias", "use_sliding_window"})
-
-ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def _checked(
     partial = values.get("partial_rotary_factor", 1.0)
     if partial > 1 or (partial != 1 and "partial_rotary_factor" not in family.defaults):
         keys.refuse(f"has partial_rotary_factor {partial}, which this model_type does not support")
+    if int(head_dim * partial) % 2:
+        keys.refuse(f"would turn {int(head_dim * partial)} numbers of each head, which come in pairs")
     values |= {key: keys.numbers(key, int(head_dim * partial) // 2) for key in _LISTS if key in needed}
     if _ORIGINAL in keys.values:
         values[_ORIGINAL] = keys.positive(_ORIGINAL)

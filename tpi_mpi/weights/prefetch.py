@@ -15,7 +15,7 @@ from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slab import Slab
 
 # The part of a budget that libraries and buffers will hardly exceed; their real size is not known yet.
-_RESERVE = 384 * MIB
+_RESERVE = 192 * MIB
 # Bytes requested at once.
 _PIECE = 32 * MIB
 

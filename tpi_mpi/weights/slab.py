@@ -105,6 +105,12 @@ class Slab:
         return {name: pages.covering(extent.offset, extent.nbytes) for name, extent in self.sweep.items()}
 
     @property
+    def different_layers(self) -> Sequence[BlockExtent]:
+        """Blocks of layers, in the order of use, whose tensors do not lie like those of an earlier one."""
+        found = {tuple(tensor.layout for tensor in extent.tensors): extent for extent in reversed(self.layers.values())}
+        return list(reversed(found.values()))
+
+    @property
     def first_layer(self) -> tuple[BlockExtent, ...]:
         """The blocks of the first layer; those of all other layers have the same shapes."""
         blocks = shard_blocks(self.config, self.partition, self.rank)

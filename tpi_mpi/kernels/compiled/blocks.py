@@ -87,10 +87,10 @@ class CompiledBlocks:
         key = rows, span.work, id(cache.key_layout), tensors.layouts
         program = self._programs.get(key) if self._version == self._scratch.version else None
         program = program or self._plan(key, lambda: self._attention(rows, span.work, cache, tensors))
-        spans = -(-span.stop // _SPAN) if span.work == DECODE else 1
+        first_span, spans = _spans(span, window)
         program.items(program.attend, program.parts * spans)
         places = tensors.address, address_of(hidden), address_of(partial), *cache.addresses[layer], *span.addresses
-        _CALL.pack_into(program.record, 0, *places, span.start, spans, window or 0)
+        _CALL.pack_into(program.record, 0, *places, span.start, first_span, spans, window or 0)
         program.run(self._control)
         return partial
 
@@ -104,9 +104,9 @@ class CompiledBlocks:
         return partial
 
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
-        program, result = _Program(self._shapes, len(hidden)), np.empty_like(hidden)
-        program.set(states=result.ctypes.data)
-        program.finish([program.by_rows(functions.NORMALISE)])
+        key, result = (len(hidden),), np.empty_like(hidden)
+        program = self._programs.get(key) or self._plan(key, lambda: self._normalise(len(hidden)))
+        program.set(states=address_of(result))
         _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(result))
         program.run(self._control)
         return result
@@ -121,6 +121,11 @@ class CompiledBlocks:
             self._programs.clear()
         self._version = self._scratch.version
         self._programs[key] = program
+        return program
+
+    def _normalise(self, rows: int) -> _Program:
+        program = _Program(self._shapes, rows)
+        program.finish([program.by_rows(functions.NORMALISE)])
         return program
 
     def _attention(self, rows: int, work: str, cache: KVCache, tensors: Arranged) -> _Program:
@@ -201,6 +206,14 @@ class CompiledBlocks:
         program.set(states=states, final_step=result_step(out.layouts[0]), final_bias=bias)
         program.kept += [*projected, out]
         return [program.by_rows(functions.NORMALISE), *_steps_of(projected)]
+
+
+def _spans(span: Span, window: int | None) -> tuple[int, int]:
+    """The first span of positions that is seen, and how many are."""
+    if span.work != DECODE:
+        return 0, 1
+    first = 0 if window is None else max(0, span.start - window + 1) // _SPAN
+    return first, -(-span.stop // _SPAN) - first
 
 
 def _heads(shapes: Shapes) -> dict[str, int]:

@@ -47,7 +47,7 @@ RUN = Function("pool", "run", arguments=5)
 WORK = Function("pool", "work", arguments=2)
 ACTIVATE = Function("pool", "activate", arguments=2)
 STOP = Function("pool", "stop", arguments=1)
-EXECUTE = Function("product", "execute", arguments=3)
+EXECUTE = Function("pool", "execute")
 NORMALISE, PREPARE_HEADS, ACTIVATE_GATES, FINISH = (
     Function("rows", name) for name in ("normalise_rows", "prepare_heads", "activate", "finish")
 )
@@ -58,8 +58,21 @@ NARROW, WIDEN, ADD, SCALE, UNSCALE, ADD_SCALED = (
 SEARCH = Function("search", "search", arguments=1)
 READ_PIECES = Function("reading", "read_pieces")
 
-# What the blocks of any model need, in whatever formats.
-_BLOCKS = (WORK, ACTIVATE, STOP, EXECUTE, ATTEND, PREPARE_HEADS, NORMALISE, ACTIVATE_GATES, COMBINE, FINISH)
+# What the blocks of any model need, in whatever formats, and what measures the memory that they are in.
+_BLOCKS = (
+    WORK,
+    ACTIVATE,
+    STOP,
+    EXECUTE,
+    RUN,
+    READ_PIECES,
+    ATTEND,
+    PREPARE_HEADS,
+    NORMALISE,
+    ACTIVATE_GATES,
+    COMBINE,
+    FINISH,
+)
 _CONVERTING = {"int8": (SCALE, UNSCALE, ADD_SCALED), **dict.fromkeys(("bfloat16", "float16"), (NARROW, WIDEN, ADD))}
 
 

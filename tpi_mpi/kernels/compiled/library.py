@@ -1,7 +1,7 @@
 """Compiled functions on the disk, and in memory.
 
-Each is kept as a file of machine code, in a directory for this version of the kernels' source, this version of Numba
-and these features of the CPU: under NUMBA_CACHE_DIR, if that is set; else in the user's cache directory, or a temporary
+Each is kept as a file of machine code, in a directory for this version of the kernels' source, of the compilers, and
+these features of the CPU: under NUMBA_CACHE_DIR, if that is set; else in the user's cache directory, or a temporary
 one. Those that are kept are loaded by LLVM alone: Numba, which takes as much memory again, is imported only to compile.
 """
 
@@ -18,7 +18,8 @@ from typing import Protocol
 import xxhash
 from llvmlite import binding
 
-from tpi_mpi.kernels.compiled.compiling import compiled
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.compiled.compiling import compile_all
 from tpi_mpi.kernels.cpu import compiled_for
 from tpi_mpi.kernels.records.symbols import NEVER_CALLED
 
@@ -43,7 +44,8 @@ class Library:
 
     def address(self, function: Source) -> int:
         """Where a function is."""
-        self.load([function])
+        if function.key not in self._loaded:
+            self.load([function])
         return self._loaded[function.key]
 
     def load(self, functions: Iterable[Source]) -> None:
@@ -55,10 +57,10 @@ class Library:
             announce, self._announce = self._announce, None
             if announce:
                 announce()
-            found |= compiled(missing)
+            found |= compile_all(missing)
             for function in missing:
-                _write(self._path(function.key), *found[function.key])
-        self._loaded |= {key: self._placed(*code) for key, code in found.items()}
+                _write(self._path(function.key), found[function.key])
+        self._loaded |= {key: self._placed(key, code) for key, code in found.items()}
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}.o"
@@ -99,37 +101,42 @@ def _stubs() -> str:
     return "\n".join(["declare void @abort()", *functions])
 
 
-def _read(path: Path) -> tuple[str, bytes] | None:
-    """The symbol and the code in a file; None if there is none, or if it is not whole."""
+def _read(path: Path) -> bytes | None:
+    """The code in a file; None if there is none, or if it is not whole."""
     try:
-        digest, symbol, code = path.read_bytes().split(b"\n", 2)
+        digest, code = path.read_bytes().split(b"\n", 1)
     except (OSError, ValueError):
         return None
-    return (symbol.decode(), code) if digest == _digest(symbol, code) else None
+    return code if digest == _digest(code) else None
 
 
-def _write(path: Path, symbol: str, code: bytes) -> None:
+def _write(path: Path, code: bytes) -> None:
     """Keeps code in a file; a disk without room for it only costs the time to compile it again."""
     with suppress(OSError), tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            file.write(b"\n".join([_digest(symbol.encode(), code), symbol.encode(), code]))
+            file.write(_digest(code) + b"\n" + code)
             file.close()
             os.replace(file.name, path)
         except OSError:
             os.unlink(file.name)
 
 
-def _digest(symbol: bytes, code: bytes) -> bytes:
-    return xxhash.xxh3_64_hexdigest(symbol + code).encode()
+def _digest(code: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(code).encode()
 
 
 def cache_directory() -> Path:
-    """The directory that NUMBA_CACHE_DIR chooses, or one that only this user can have written to."""
+    """A directory that only this user can have written to: inside NUMBA_CACHE_DIR, if that is set.
+
+    Raises UserError if there can be none inside NUMBA_CACHE_DIR.
+    """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
-        directory = Path(chosen) / f"tpi_mpi-{_version()}"
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
+        try:
+            Path(chosen).mkdir(parents=True, exist_ok=True)
+            return _private(Path(chosen), f"tpi_mpi-{_version()}")
+        except OSError as error:
+            raise UserError(f"NUMBA_CACHE_DIR is {chosen}, where no code can be kept: {error}") from None
     names = "tpi_mpi", "kernels", _version()
     with suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
         caches = _caches_of_user()
@@ -164,9 +171,12 @@ def _private(parent: Path, *names: str) -> Path:
 
 
 def _version() -> str:
-    """What compiled code depends on."""
-    features = xxhash.xxh3_64_hexdigest(" ".join(compiled_for()).encode())
-    return f"{source_version()}-numba-{version('numba')}-{features}"
+    """What compiled code depends on: source, compilers, features of the CPU, and settings of Numba."""
+    names = (name for name in os.environ if name.startswith("NUMBA_") and name != "NUMBA_CACHE_DIR")
+    settings = (f"{name}={os.environ[name]}" for name in sorted(names))
+    compilers = (version(package) for package in ("numba", "llvmlite"))
+    words = " ".join([*compiled_for(), *compilers, *settings])
+    return f"{source_version()}-{xxhash.xxh3_64_hexdigest(words.encode())}"
 
 
 def source_version() -> str:

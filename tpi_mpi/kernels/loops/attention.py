@@ -19,6 +19,7 @@ from tpi_mpi.kernels.records.block import (
     CAPACITY,
     DIM,
     EXTRA,
+    FIRST_SPAN,
     HEADS,
     HEIGHT,
     INPUTS,
@@ -68,7 +69,8 @@ def attend(first, stop, address):
         queries, totals = r[QUERIES] + 4 * inputs * kv_head * r[QUERY_ROOM], totals_of(r, span, kv_head)
         clear(totals, first_row, last_row, size_of_total)
         begin, end = seen_by(r, first_row, last_row, count)
-        begin, end = max(begin, span * r[SPAN]), min(end, (span + 1) * r[SPAN])
+        first_position = (r[FIRST_SPAN] + span) * r[SPAN]
+        begin, end = max(begin, first_position), min(end, first_position + r[SPAN])
         keys, values = r[KEYS] + kv_head * r[KEY_BYTES], r[VALUES] + kv_head * r[VALUE_BYTES]
         for part in range(begin // PART * PART, end, PART):
             for row in range(first_row, last_row, height):

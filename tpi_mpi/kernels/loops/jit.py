@@ -7,6 +7,7 @@ import numba
 from llvmlite import binding
 from numba import types
 
+from tpi_mpi.common.errors import TpiError
 from tpi_mpi.kernels.cpu import compiled_for
 from tpi_mpi.kernels.records.symbols import NEVER_CALLED, OF_THE_SYSTEM
 
@@ -21,22 +22,23 @@ def reordering(function: Callable) -> Callable:
     return numba.njit(error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
 
 
-def compiled(module: str, name: str, settings: tuple, arguments: int) -> tuple[str, bytes]:
-    """The machine code of a function, and the symbol that it has there: it takes int64, and returns nothing.
+def machine_code(symbol: str, module: str, name: str, settings: tuple, arguments: int) -> bytes:
+    """A function as an object file, in which it has this symbol. It takes int64, and returns nothing.
 
     module: of :mod:`tpi_mpi.kernels.loops`. settings: what a function of that name, which makes one, is called with.
+    Raises TpiError if the code would need something that only Numba provides.
     """
     _, numba.config.CPU_NAME, numba.config.CPU_FEATURES = compiled_for()  # or Numba might choose others than the table
     source = getattr(import_module(f"tpi_mpi.kernels.loops.{module}"), name)
     function = source(*settings) if settings else getattr(source, "py_func", source)
     made = numba.cfunc(types.void(*[types.int64] * arguments), nopython=True, error_model="numpy")(function)
-    return made.native_name, _emitted(made.inspect_llvm(), made.native_name)
+    return _emitted(made.inspect_llvm(), made.native_name, symbol)
 
 
-def _emitted(code: str, symbol: str) -> bytes:
-    """The object file of a module, in which nothing but one symbol can be seen from outside.
+def _emitted(code: str, found: str, symbol: str) -> bytes:
+    """The object file of a module, in which nothing but one function can be seen from outside, under another name.
 
-    Parts of several files may have the same names; none must be taken for another's.
+    Numba gives functions of several files the same names; none must be taken for another.
     """
     triple, name, features = compiled_for()
     machine = binding.Target.from_triple(triple).create_target_machine(
@@ -44,9 +46,11 @@ def _emitted(code: str, symbol: str) -> bytes:
     )
     module = binding.parse_assembly(code)
     for function in module.functions:
-        if function.is_declaration:
-            assert _provided(function.name), f"{symbol} calls {function.name}, which nobody provides without Numba"
-        elif function.name != symbol:
+        if function.is_declaration and not _provided(function.name):
+            raise TpiError(f"{symbol} calls {function.name}, which nobody provides without Numba")
+        if function.name == found:
+            function.name = symbol
+        elif not function.is_declaration:
             function.linkage = "internal"
     return machine.emit_object(module)
 

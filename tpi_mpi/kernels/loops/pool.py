@@ -1,7 +1,10 @@
 """What the threads of a pool do; see :mod:`tpi_mpi.kernels.compiled.pool`. control: the address of what they share."""
 
+import numpy as np
+
 from tpi_mpi.kernels.loops.atomics import add, call, load, nanoseconds, pause, sleep_while, store, wake, yield_core
 from tpi_mpi.kernels.loops.jit import helper
+from tpi_mpi.kernels.loops.memory import array_at
 from tpi_mpi.kernels.records.pool import (
     ACTIVE,
     BUSY,
@@ -70,17 +73,32 @@ def _watch(address, first, last):
     return True
 
 
-@helper
 def run(control, kernel, arguments, items, together):
     """Has ``items`` items of work done by a kernel, ``together`` at a time, and returns when all are done.
 
-    control: address of a pool's. kernel, arguments: addresses; see :func:`tpi_mpi.kernels.loops.jit.kernel_address`.
+    kernel: its address. arguments: what it is given after the first item of its work and the end of it.
     """
+    store(control + BUSY, 1)
+    do(control, kernel, arguments, items, together)
+    store(control + BUSY, 0)
+
+
+def execute(control, steps, count):
+    """Runs steps one after another: each a kernel, its arguments, items, and how many are done at a time."""
+    table = array_at(steps, 4 * count, np.int64)
+    store(control + BUSY, 1)
+    for at in range(0, 4 * count, 4):
+        do(control, table[at], table[at + 1], table[at + 2], table[at + 3])
+    store(control + BUSY, 0)
+
+
+@helper
+def do(control, kernel, arguments, items, together):
+    """What :func:`run` does, once the pool counts as busy."""
     if load(control + ACTIVE) == 0 or items <= together:
         call(kernel, 0, items, arguments)
         return
     began = nanoseconds()
-    store(control + BUSY, 1)
     number = (load(control + TICKET) >> 32) + 1
     job = control + JOBS + JOB_BYTES * (number & 7)
     store(job, kernel)
@@ -96,7 +114,6 @@ def run(control, kernel, arguments, items, together):
     if _watch(control + DONE, 0, items):
         while load(control + DONE) < items:
             yield_core()
-    store(control + BUSY, 0)
     store(control + WAITED, load(control + WAITED) + nanoseconds() - finished)
     store(control + WORKED, load(control + WORKED) + finished - began)
 

@@ -1,4 +1,4 @@
-"""The work of a product: tiles of weights, each times all packs of states; and running several steps of work."""
+"""The work of a product: tiles of weights, each times all packs of states."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at
-from tpi_mpi.kernels.loops.pool import run
 from tpi_mpi.kernels.loops.states import pack_height
 from tpi_mpi.kernels.records.product import (
     ARGUMENTS,
@@ -34,13 +33,6 @@ from tpi_mpi.kernels.records.product import (
     ZERO_POINTS,
 )
 from tpi_mpi.kernels.tiles.intrinsics import multiply_tile
-
-
-def execute(control, steps, count):
-    """Runs steps one after another on the threads of a pool: each a kernel, its arguments, items, items in a chunk."""
-    table = array_at(steps, 4 * count, np.int64)
-    for at in range(0, 4 * count, 4):
-        run(control, table[at], table[at + 1], table[at + 2], table[at + 3])
 
 
 @helper

@@ -193,5 +193,4 @@ def finish(first, stop, address):
         product = _row(r[PRODUCTS], row, r[FINAL_STEP], width)
         for i in range(width):  # which compiles much faster than an assignment of arrays
             result[i] = product[i]
-        if r[FINAL_BIAS] > 0:
-            add_vector(result, tensor(r, r[FINAL_BIAS]))
+        add_vector(result, tensor(r, r[FINAL_BIAS]))

@@ -9,10 +9,11 @@
     COSINES,  # address: float32 (rows, half)
     SINES,
     START,  # the position of the first row
-    SPANS,  # how many items of work share the positions that a row sees
+    FIRST_SPAN,  # of positions that a row sees
+    SPANS,  # how many there are, each an item of work
     WINDOW,  # positions that a query sees, itself included; 0 for all
     CALL,  # how many numbers change from call to call: those above
-) = range(11)
+) = range(12)
 (
     ROWS,
     WIDTH,
@@ -37,7 +38,7 @@
     QUERIES,  # address: float32, in packs
     QUERY_ROOM,  # rows of queries of a key-value head, with padding
     TOTALS,  # address: of weighted sums of values
-    SPAN,  # positions of one of them
+    SPAN,  # positions of a span
     PRODUCTS,  # address: of the first operand's results, and bytes from row to row
     PRODUCTS_STEP,
     SECOND,
@@ -55,9 +56,6 @@ NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_BIAS, KEY_BIAS, VALUE_BIAS, OUTPUT_BIAS, 
 
 GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS = range(1, 7)
 """Those of a feed-forward block's, after its norm."""
-
-HEAD = 1
-"""That of the output head, after the final norm."""
 
 SILU, RELU, GELU, GELU_TANH = range(4)
 """Activations."""

@@ -1,4 +1,4 @@
-"""Laws: fused blocks equal the obvious ones, leave the same cache behind, and keep rows apart."""
+"""Laws: compiled blocks equal the obvious ones, leave the same cache behind, and keep rows apart."""
 
 from dataclasses import replace
 
