@@ -156,7 +156,7 @@ def test_projections_may_have_several_formats(linear):
     close(linear.blocks(shapes).attention(tensors, hidden, where, other, 1, None), expected, 1e-3)
 
 
-@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS.values())))
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("count", "work"), [(1, DECODE), (3, DECODE), (37, PROMPT)])

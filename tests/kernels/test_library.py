@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_a_directory_of_the_users_choice_has_a_version_too(caches, monkeypatch):
     directory = cache_directory()
     assert directory.parent == caches
     assert source_version() in directory.name
+
+
+def test_versions_that_nobody_uses_are_removed_in_time(caches):
+    own = cache_directory()
+    old, recent = own.with_name("old"), own.with_name("recent")
+    for other, days in ((old, 31), (recent, 29)):
+        other.mkdir()
+        (other / "function.o").touch()
+        os.utime(other, (0, time.time() - days * 24 * 3600))
+    assert cache_directory() == own
+    assert not old.exists()
+    assert recent.exists()
 
 
 def test_every_cpu_has_its_own_directory(caches, monkeypatch):

@@ -12,15 +12,8 @@ from tpi_mpi.kernels.operand import Arranged
 DECODE, PROMPT = "decode", "prompt"
 """Kinds of work: positions that continue a sequence, and a whole prompt. Their results may differ in the last bits."""
 
-ACTIVATIONS = {
-    "silu": "silu",
-    "swish": "silu",
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-"""What each name in a config.json means."""
+ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
+"""Of feed-forward blocks; the last approximates the one before by a hyperbolic tangent."""
 
 ATTENTION = ("norm", "query", "key", "value", "output")
 ATTENTION_OPTIONS = ("query bias", "key bias", "value bias", "output bias", "query norm", "key norm")
@@ -37,7 +30,7 @@ class Shapes:
     first_head: place of the first query head among those that read its key-value head. It need not be 0, because a
         rank's heads may begin and end anywhere.
     rotated: pairs of a head's numbers that turn with the position: (i, i + rotated).
-    columns: of this rank, in feed-forward blocks. activation: a value of :data:`ACTIVATIONS`.
+    columns: of this rank, in feed-forward blocks. activation: one of :data:`ACTIVATIONS`.
     """
 
     width: int

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject, shorten
-from tpi_mpi.kernels.blocks import ACTIVATIONS
 from tpi_mpi.model.families import FAMILIES, Family
 from tpi_mpi.model.rope_config import RopeParameters, read_rope
 
@@ -59,6 +58,17 @@ _INERT_VALUES = {
 
 # Keys of some families, whose values are true or false.
 _FLAGS = frozenset({"attention_bias", "mlp_bias", "use_sliding_window"})
+
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""What each name of an activation means to kernels."""
 
 
 @dataclass(frozen=True)

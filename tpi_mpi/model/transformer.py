@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from tpi_mpi.kernels.blocks import ACTIVATIONS, DECODE, PROMPT, Shapes, Span
+from tpi_mpi.kernels.blocks import DECODE, PROMPT, Shapes, Span
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Kind, shard_blocks
-from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.config import ACTIVATIONS, ModelConfig
 from tpi_mpi.model.names import bias_of, weight_of
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.rope import Rope, rotated_size

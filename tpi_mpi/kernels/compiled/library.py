@@ -6,8 +6,10 @@ one. Those that are kept are loaded by LLVM alone: Numba, which takes as much me
 """
 
 import os
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
@@ -22,6 +24,9 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.compiled.compiling import compile_all
 from tpi_mpi.kernels.cpu import compiled_for
 from tpi_mpi.kernels.records.symbols import NEVER_CALLED
+
+# How long the directory of a version is kept that nobody uses.
+_KEPT_SECONDS = 30 * 24 * 3600
 
 
 class Source(Protocol):
@@ -142,10 +147,19 @@ def cache_directory() -> Path:
         caches = _caches_of_user()
         caches.mkdir(mode=0o700, parents=True, exist_ok=True)
         if caches.stat().st_uid == os.getuid():
-            return _private(caches, *names)
+            return _current(_private(caches, *names))
     with suppress(OSError):
         return _private(Path(tempfile.gettempdir()), f"tpi_mpi-{os.getuid()}", *names)
     return Path(tempfile.mkdtemp(prefix="tpi_mpi-kernels-"))
+
+
+def _current(directory: Path) -> Path:
+    """Marks a version's directory as used; removes those of other versions that have not been for a long time."""
+    os.utime(directory)
+    for other in directory.parent.iterdir():
+        if other.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return directory
 
 
 def _caches_of_user() -> Path:

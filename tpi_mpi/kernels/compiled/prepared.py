@@ -11,8 +11,9 @@ from tpi_mpi.kernels.records import product as record
 from tpi_mpi.kernels.records.product import ARGUMENTS, OPERAND_ARGUMENTS
 from tpi_mpi.kernels.table import INTEGER, STATE_BYTES, Kernel, code_offset
 
-# Bytes of weights that a thread claims at a time: much longer than claiming takes, much shorter than the whole.
-_CHUNK = 64 * 1024
+# Bytes of weights that a thread claims at a time, at most, and the part of all: much longer than claiming takes, much
+# shorter than the whole.
+_CHUNK, _PART = 64 * 1024, 1 / 64
 _LINE = 64
 
 Step = tuple[int, int, int, int]
@@ -101,7 +102,10 @@ class Product:
 
     def steps(self) -> list[Step]:
         first, address = self.layouts[0], self.arguments.ctypes.data
-        together = max(1, _CHUNK // (first.parts[0].nbytes // first.tiles)) if self._packs == 1 else 1
+        together = 1
+        if self._packs == 1:
+            of_tile = first.parts[0].nbytes // first.tiles
+            together = max(1, int(min(_CHUNK, _PART * of_tile * self._tiles)) // of_tile)
         return [
             (order_of(self.kernel).address, address, self._packs, 1 if self._packs > 2 else self._packs),
             (product_of(self.kernel).address, address, self._tiles, together),
