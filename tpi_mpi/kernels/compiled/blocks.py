@@ -73,7 +73,7 @@ class CompiledBlocks:
     """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
 
     def __init__(self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes):
-        self._control = pool.control
+        self._control, self._threads = pool.control, pool.threads
         self._scratch = scratch
         self._choose, self._cpu = choose, cpu
         self._shapes = shapes
@@ -171,7 +171,7 @@ class CompiledBlocks:
 
     def _products(self, rows: int, tensors: Arranged, slots: Sequence[int], work: str) -> list[Product]:
         layouts = [tensors.tensors[slot].layout for slot in slots]
-        return prepared(lambda layout: self._choose(layout, work), self._cpu, rows, layouts, slots)
+        return prepared(lambda layout: self._choose(layout, work), self._cpu, self._threads, rows, layouts, slots)
 
     def _rooms(self, of_states: int, projected: list[Product], output: list[Product], *others: int) -> list[int]:
         """Addresses of the normalised states, the products' results, the ordered states, and others."""

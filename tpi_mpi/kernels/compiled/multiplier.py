@@ -104,7 +104,7 @@ class Multiplier:
         assert dtype == np.float32, f"states are {dtype}, not float32"
         assert {layout.columns for layout in layouts} == {width}, f"states of {width} inputs for {layouts}"
         kernel = self.kernel(layouts[0], work)
-        own = Product(kernel, self.cpu, rows, layouts, range(len(layouts)))
+        own = Product(kernel, self.cpu, self.threads, rows, layouts, range(len(layouts)))
         plan = _Standalone(own, self.scratch)
         if len(self._plans) >= _MOST_PLANS or self._version != self.scratch.version:
             self._plans.clear()

@@ -11,9 +11,9 @@ from tpi_mpi.kernels.records import product as record
 from tpi_mpi.kernels.records.product import ARGUMENTS, OPERAND_ARGUMENTS
 from tpi_mpi.kernels.table import INTEGER, STATE_BYTES, Kernel, code_offset
 
-# Bytes of weights that a thread claims at a time, at most, and the part of all: much longer than claiming takes, much
-# shorter than the whole.
-_CHUNK, _PART = 64 * 1024, 1 / 64
+# Bytes of weights that a thread claims at a time, at most: smaller pieces are read less fast, for larger ones there is
+# longer to wait at the end. And the pieces that there are for each thread, at least.
+_CHUNK, _PIECES = 160 * 1024, 3
 _LINE = 64
 
 Step = tuple[int, int, int, int]
@@ -49,11 +49,13 @@ def aligned(size: int) -> int:
 class Product:
     """A number of rows of states times matrices that are alike, as steps for :data:`.functions.EXECUTE`.
 
-    slots: where the table of tensors has the matrices.
+    slots: where the table of tensors has the matrices. threads: that share the work.
     """
 
-    def __init__(self, kernel: Kernel, cpu: Cpu, rows: int, layouts: Sequence[Tiled], slots: Sequence[int]):
-        self.kernel, self.layouts = kernel, layouts
+    def __init__(
+        self, kernel: Kernel, cpu: Cpu, threads: int, rows: int, layouts: Sequence[Tiled], slots: Sequence[int]
+    ):
+        self.kernel, self.layouts, self._threads = kernel, layouts, threads
         first = layouts[0]
         self._groups = first.inputs // kernel.group if kernel.kind == INTEGER else 0
         self._packs = -(-rows // kernel.height)
@@ -104,8 +106,8 @@ class Product:
         first, address = self.layouts[0], self.arguments.ctypes.data
         together = 1
         if self._packs == 1:
-            of_tile = first.parts[0].nbytes // first.tiles
-            together = max(1, int(min(_CHUNK, _PART * of_tile * self._tiles)) // of_tile)
+            fitting = _CHUNK // (first.parts[0].nbytes // first.tiles)
+            together = max(1, min(fitting, self._tiles // (_PIECES * self._threads)))
         return [
             (order_of(self.kernel).address, address, self._packs, 1 if self._packs > 2 else self._packs),
             (product_of(self.kernel).address, address, self._tiles, together),
@@ -118,7 +120,7 @@ def result_step(layout: Tiled) -> int:
 
 
 def prepared(
-    choose: Callable[[Tiled], Kernel], cpu: Cpu, rows: int, layouts: Sequence[Tiled], slots: Sequence[int]
+    choose: Callable[[Tiled], Kernel], cpu: Cpu, threads: int, rows: int, layouts: Sequence[Tiled], slots: Sequence[int]
 ) -> list[Product]:
     """Products of the same states with several matrices: as few as there are different kinds side by side.
 
@@ -129,7 +131,7 @@ def prepared(
         if not kinds or not alike(kinds[-1][-1][0], layout):
             kinds.append([])
         kinds[-1].append((layout, slot))
-    return [Product(choose(some[0][0]), cpu, rows, *map(list, zip(*some, strict=True))) for some in kinds]
+    return [Product(choose(some[0][0]), cpu, threads, rows, *map(list, zip(*some, strict=True))) for some in kinds]
 
 
 def alike(one: Tiled, other: Tiled) -> bool:
