@@ -131,13 +131,6 @@ class Emitter:
         """The sum of all lanes."""
         return self._call(f"llvm.vector.reduce.add.v{integers.type.count}i32", I32, integers)
 
-    def sum_floats(self, vector: ir.Value) -> ir.Value:
-        """The sum of all lanes, by halves: always in the same order."""
-        while vector.type.count > 1:
-            pair = self.half(vector, 0), self.half(vector, 1)
-            vector = self.builder.fadd(*pair)
-        return self.builder.extract_element(vector, I32(0))
-
     def to_float(self, integers: ir.Value) -> ir.Value:
         return self.builder.sitofp(integers, ir.VectorType(F32, integers.type.count))
 
