@@ -125,7 +125,7 @@ DOORS = {
         "tpi_mpi.weights.mapping",
         "tpi_mpi.weights.pages",
         "tpi_mpi.measurement.disk_probe",
-        "tpi_mpi.engine.warmup",
+        "tpi_mpi.engine.sweep.warmup",
         "weights_tools.splitting.staged_file",
         "weights_tools.transfer.stream",
     },

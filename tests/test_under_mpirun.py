@@ -71,7 +71,7 @@ def sample(slabs: Path) -> list[list[int]]:
         sampler, ids = Sampler(SamplingOptions(**SAMPLING), prompt), list(prompt)
         with Together(slabs, 1) as together:
             for start in [0, *range(len(prompt), len(prompt) + SAMPLING["max_new_tokens"] - 1)]:
-                ids.append(sampler.choose(together.forward(ids[start:], start)))
+                ids.append(sampler.choose(together.forward(ids[start:], start), len(ids)))
         sequences.append(ids[len(prompt) :])
     return sequences
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tpi_mpi.kernels.fallback import Fallback
+from tpi_mpi.kernels.kv_cache import pages_for
 from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.embedding import Embedding
@@ -27,7 +28,8 @@ class Together:
         self.models = [
             ModelShard(slab.config, slab.partition, slab.rank, slab.kv_dtype, Fallback()) for slab in self.slabs
         ]
-        self.caches = [model.new_cache(capacity) for model in self.models]
+        self._pages = np.arange(pages_for(capacity))[None]
+        self.caches = [model.new_cache(self._pages.size, capacity) for model in self.models]
         self.embedding = self._stack.enter_context(Embedding(self.slabs[0]))
         self.weights = [
             {name: file.map(extent).tensors for name, extent in slab.sweep.items()}
@@ -43,7 +45,8 @@ class Together:
     def forward(self, token_ids: Sequence[int], start: int) -> np.ndarray:
         """The logits (vocab_size,) of the token that follows the tokens at the positions from ``start`` on."""
         hidden = self.embedding(token_ids)
-        span = self.models[0].span(start, len(token_ids), start + len(token_ids))
+        count = len(token_ids)
+        segments = self.models[0].segments(self._pages, [0], [start], [count], [start + count])
         ranks = list(zip(self.models, self.weights, self.caches, strict=True))
         logits = []
         for block in self.models[0].blocks:
@@ -51,9 +54,9 @@ class Together:
                 logits.append(self._head(block.name, hidden[-1:]))
                 continue
             partials = [
-                model.attention(weights[block.name], hidden, block.layer, span, cache)
+                model.attention(weights[block.name], hidden, block.layer, segments, cache)
                 if block.kind is Kind.ATTENTION
-                else model.feed_forward(weights[block.name], hidden, span.work)
+                else model.feed_forward(weights[block.name], hidden)
                 for model, weights, cache in ranks
             ]
             hidden = hidden + sum(partials)

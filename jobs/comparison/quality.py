@@ -27,6 +27,7 @@ from passages import Passage, answers, windows
 from torch import Tensor
 
 from tpi_mpi.kernels.formats import GROUPS, Format, Plain, Tiled
+from tpi_mpi.kernels.kv_cache import pages_for
 from tpi_mpi.kernels.linear import Linear, open_linear
 from tpi_mpi.kernels.operand import Operand, Tensors, Vector
 from tpi_mpi.kernels.packing import Rows, dequantize, pack
@@ -88,14 +89,16 @@ class Model:
     def log_probabilities(self, tokens: Tensor) -> Tensor:
         """What it expects after each of some tokens (T,), which begin a text: (T, vocab_size)."""
         hidden, count, logits = self._embedding[tokens.numpy()], len(tokens), []
-        span, cache = self._shard.span(0, count, count), self._shard.new_cache(count)
+        pages = np.arange(pages_for(count))[None]
+        segments = self._shard.segments(pages, [0], [0], [count], [count])
+        cache = self._shard.new_cache(pages.size, count)
         for block in self._shard.blocks:
             weights = self._weights[block.name]
             match block.kind:
                 case Kind.ATTENTION:
-                    hidden = hidden + self._shard.attention(weights, hidden, block.layer, span, cache)
+                    hidden = hidden + self._shard.attention(weights, hidden, block.layer, segments, cache)
                 case Kind.FEED_FORWARD:
-                    hidden = hidden + self._shard.feed_forward(weights, hidden, span.work)
+                    hidden = hidden + self._shard.feed_forward(weights, hidden)
                 case Kind.HEAD:
                     hidden = hidden if logits else self._shard.final_norm(weights, hidden)
                     logits.append(self._shard.logits(weights, hidden))

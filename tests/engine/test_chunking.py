@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpi_mpi.engine.chunking import Chunking, most_rows
+from tpi_mpi.engine.sweep.chunking import Chunking, most_rows
 
 
 @pytest.mark.parametrize("overlap", [True, False])

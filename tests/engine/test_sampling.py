@@ -16,7 +16,7 @@ def kept(logits: np.ndarray) -> list[int]:
 
 def drawn(options: SamplingOptions, count: int, logits: np.ndarray = LOGITS) -> list[int]:
     sampler = Sampler(options, [])
-    return [sampler.choose(logits) for _ in range(count)]
+    return [sampler.choose(logits, position) for position in range(count)]
 
 
 def test_top_k_keeps_the_highest_and_ties():
@@ -57,7 +57,7 @@ def test_a_penalised_greedy_sequence_does_not_repeat_itself():
 
 
 def test_the_prompt_counts_as_seen():
-    assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(LOGITS) == 2
+    assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(LOGITS, 1) == 2
 
 
 def test_a_draw_follows_the_cumulative_probabilities():
@@ -92,7 +92,7 @@ def test_the_log_probability_is_the_models_own():
 
 
 def test_of_equal_logits_the_first_is_the_highest():
-    assert Sampler(SamplingOptions(), []).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+    assert Sampler(SamplingOptions(), []).choose(np.array([1.0, 3.0, 3.0], np.float32), 0) == 1
 
 
 def obvious_top_p(logits: np.ndarray, mass: float) -> list[int]:

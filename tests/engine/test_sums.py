@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tpi_mpi.common.trace import Trace
-from tpi_mpi.engine.sums import Sums
+from tpi_mpi.engine.sweep.sums import Sums
 
 
 class Gated:

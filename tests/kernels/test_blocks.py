@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from operands import random_operand
 
-from tpi_mpi.kernels.blocks import ACTIVATIONS, DECODE, PROMPT, Shapes, Span
+from tpi_mpi.kernels.blocks import ACTIVATIONS, Segments, Shapes
 from tpi_mpi.kernels.compiled.multiplier import Multiplier
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.formats import Format, Plain, Tiled
-from tpi_mpi.kernels.kv_cache import KVCache
+from tpi_mpi.kernels.kv_cache import KVCache, pages_for
 from tpi_mpi.kernels.operand import Arranged, Vector
 
 WIDTH, CAPACITY, START = 72, 700, 20
@@ -70,16 +70,28 @@ def feed_forward_tensors(shapes: Shapes, format=FLOAT32, biases=False, dtype="fl
     ])  # fmt: skip
 
 
-def span(shapes: Shapes, start: int, count: int, work: str) -> Span:
-    angles = numbers(CAPACITY, shapes.rotated, seed=9)[start : start + count]
-    return Span(start, np.cos(angles), np.sin(angles), work)
+PAGES = np.random.default_rng(8).permutation(2 * pages_for(CAPACITY)).reshape(2, -1)  # of two sequences, in disorder
+
+
+def segments(shapes: Shapes, *parts: tuple[int, int, int]) -> Segments:
+    """parts: sequence, first position, count."""
+    angles = numbers(CAPACITY, shapes.rotated, seed=9)
+    angles = np.concatenate([angles[start : start + count] for _, start, count in parts])
+    return Segments(PAGES, *zip(*parts, strict=True), np.cos(angles), np.sin(angles))
+
+
+def span(shapes: Shapes, start: int, count: int) -> Segments:
+    """Positions of a single sequence."""
+    return segments(shapes, (0, start, count))
 
 
 def caches(shapes: Shapes, dtype: str, filled: int, count: int = 2) -> list[KVCache]:
-    made = [KVCache(2, shapes.kv_heads, CAPACITY, shapes.head_dim, dtype) for _ in range(count)]
-    for cache in made:
-        states = [numbers(shapes.kv_heads, filled, shapes.head_dim, seed=seed) for seed in (5, 6)]
-        cache.append(1, 0, *(stored(own, dtype) for own in states))
+    made = [KVCache(2, shapes.kv_heads, PAGES.size, shapes.head_dim, dtype, longest=CAPACITY) for _ in range(count)]
+    for sequence, pages in enumerate(PAGES):
+        states = [numbers(shapes.kv_heads, filled, shapes.head_dim, seed=seed + 2 * sequence) for seed in (5, 6)]
+        made[0].append(1, pages, 0, *(stored(own, dtype) for own in states))
+    for cache in made[1:]:
+        cache._pages[:] = made[0]._pages
     return made
 
 
@@ -92,56 +104,98 @@ def close(left: np.ndarray, right: np.ndarray, tolerance: float = 2e-5) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 7])
-@pytest.mark.parametrize(("count", "work"), [(1, DECODE), (3, DECODE), (1, PROMPT), (37, PROMPT)])
+@pytest.mark.parametrize("count", [1, 3, 37])
 @pytest.mark.parametrize("options", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", HEADS)
-def test_attention_equals_the_obvious_one(linear, name, dtype, options, count, work, window):
+def test_attention_equals_the_obvious_one(linear, name, dtype, options, count, window):
     shapes = HEADS[name]
     tensors = attention_tensors(shapes, options=options, dtype=dtype)
-    hidden, where = numbers(count, WIDTH), span(shapes, START, count, work)
+    hidden, where = numbers(count, WIDTH), span(shapes, START, count)
     one, other = caches(shapes, dtype, START)
     expected = Fallback().blocks(shapes).attention(tensors, hidden, where, one, 1, window)
     result = linear.blocks(shapes).attention(tensors, hidden, where, other, 1, window)
     tolerance = {"float32": 2e-5, "bfloat16": 1e-2, "float16": 1e-3}[dtype]  # what is nearly a tie may be rounded up
     close(result, expected, tolerance)
-    for left, right in zip(one.read(1, 0, START + count), other.read(1, 0, START + count), strict=True):
+    caches_now = [cache.read(1, PAGES[0], 0, START + count) for cache in (one, other)]
+    for left, right in zip(*caches_now, strict=True):
         close(left, right, tolerance)
 
 
 @pytest.mark.parametrize("start", [255, 256, 511, 640])
-@pytest.mark.parametrize(("count", "work"), [(1, DECODE), (5, DECODE), (50, PROMPT)])
+@pytest.mark.parametrize("count", [1, 5, 50])
 @pytest.mark.parametrize("window", [None, 300])
-def test_long_sequences_are_attended_to_in_parts(linear, start, count, work, window):
+def test_long_sequences_are_attended_to_in_parts(linear, start, count, window):
     shapes = HEADS["cut"]
-    tensors, hidden, where = attention_tensors(shapes), numbers(count, WIDTH), span(shapes, start, count, work)
+    tensors, hidden, where = attention_tensors(shapes), numbers(count, WIDTH), span(shapes, start, count)
     one, other = caches(shapes, "float32", start)
     expected = Fallback().blocks(shapes).attention(tensors, hidden, where, one, 1, window)
     close(linear.blocks(shapes).attention(tensors, hidden, where, other, 1, window), expected)
 
 
-@pytest.mark.parametrize("work", [DECODE, PROMPT])
 @pytest.mark.parametrize("name", ["grouped", "cut", "many"])
-def test_a_positions_results_depend_on_no_later_one(linear, name, work):
+def test_a_positions_results_depend_on_no_later_one(linear, name):
     """And so not on how many there are, nor on what the cache held of an earlier sequence."""
     shapes = HEADS[name]
     tensors, hidden = attention_tensors(shapes, Format.of("int4"), options=True), numbers(29, WIDTH)
     blocks, results = linear.blocks(shapes), []
     for count in (29, 1, 2, 7, 16, 21):
         (cache,) = caches(shapes, "bfloat16", 400, 1)
-        results.append(blocks.attention(tensors, hidden[:count], span(shapes, 250, count, work), cache, 1, None))
+        results.append(blocks.attention(tensors, hidden[:count], span(shapes, 250, count), cache, 1, None))
     for result in results[1:]:
         assert np.array_equal(result, results[0][: len(result)])
 
 
-@pytest.mark.parametrize("work", [DECODE, PROMPT])
-def test_threads_change_nothing(work):
+@pytest.mark.parametrize("window", [None, 90, 600])
+@pytest.mark.parametrize("name", ["grouped", "cut", "each"])
+def test_a_sequences_results_are_those_that_it_has_alone(linear, name, window):
+    """Whatever else is computed with it, in however many pieces: short or long, one position or many."""
+    shapes = HEADS[name]
+    tensors, hidden = attention_tensors(shapes, options=True, dtype="bfloat16"), numbers(60, WIDTH)
+    blocks, start = linear.blocks(shapes), 500  # and so the results are put together of two spans
+
+    def computed(*parts: tuple[int, int, int]) -> np.ndarray:
+        rows = np.concatenate([hidden[first - start : first - start + count] for _, first, count in parts])
+        return blocks.attention(tensors, rows, segments(shapes, *parts), cache, 1, window)
+
+    (cache,) = caches(shapes, "bfloat16", 500, 1)
+    alone = [computed((0, 500, 60)), computed((1, 500, 60))]
+    (cache,) = caches(shapes, "bfloat16", 500, 1)
+    together = [computed((0, 500, 31), (1, 500, 1)), computed((1, 501, 2), (0, 531, 1)), computed((1, 503, 57))]
+    together.append(computed((0, 532, 28)))
+    first = np.concatenate([together[0][:31], together[1][2:], together[3]])
+    second = np.concatenate([together[0][31:], together[1][:2], together[2]])
+    assert np.array_equal(first, alone[0])
+    assert np.array_equal(second, alone[1])
+
+
+def test_sequences_may_have_pages_in_common(linear):
+    shapes = HEADS["grouped"]
+    tensors, hidden = attention_tensors(shapes), numbers(2, WIDTH)
+    one, other = caches(shapes, "bfloat16", 64)
+    alone = linear.blocks(shapes).attention(tensors, hidden[:1], span(shapes, 64, 1), one, 1, None)
+    angles = span(shapes, 64, 1)
+    pages = np.stack([PAGES[0], [*PAGES[0][:2], *PAGES[1][2:]]])
+    where = Segments(pages, [0, 1], [64, 64], [1, 1], *(np.repeat(own, 2, 0) for own in (angles.cosines, angles.sines)))
+    both = linear.blocks(shapes).attention(tensors, hidden[[0, 0]], where, other, 1, None)
+    assert np.array_equal(both, alone[[0, 0]])
+
+
+def test_a_copied_page_is_the_same(linear):
+    shapes = HEADS["grouped"]
+    (cache,) = caches(shapes, "float32", 20, 1)
+    cache.copy(PAGES[0][0], PAGES[1][0])
+    for one, other in zip(cache.read(1, PAGES[0], 0, 20), cache.read(1, PAGES[1], 0, 20), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_threads_change_nothing():
     shapes, results = HEADS["grouped"], []
     tensors, hidden = attention_tensors(shapes), numbers(40, WIDTH)
     for threads in (1, 2, 5):
         (cache,) = caches(shapes, "bfloat16", 600, 1)
         with Multiplier(threads, 2) as multiplier:
-            where = span(shapes, 600, 40, work)
+            where = span(shapes, 600, 40)
             results.append(multiplier.blocks(shapes).attention(tensors, hidden, where, cache, 1, None))
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
@@ -150,7 +204,7 @@ def test_threads_change_nothing(work):
 def test_projections_may_have_several_formats(linear):
     shapes = HEADS["grouped"]
     tensors = attention_tensors(shapes, Format.of("int8"), other=Format("bfloat16"))
-    hidden, where = numbers(3, WIDTH), span(shapes, START, 3, DECODE)
+    hidden, where = numbers(3, WIDTH), span(shapes, START, 3)
     one, other = caches(shapes, "float32", START)
     expected = Fallback().blocks(shapes).attention(tensors, hidden, where, one, 1, None)
     close(linear.blocks(shapes).attention(tensors, hidden, where, other, 1, None), expected, 1e-3)
@@ -159,24 +213,23 @@ def test_projections_may_have_several_formats(linear):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize(("count", "work"), [(1, DECODE), (3, DECODE), (37, PROMPT)])
-def test_feed_forward_equals_the_obvious_one(linear, activation, biases, dtype, count, work):
+@pytest.mark.parametrize("count", [1, 3, 37])
+def test_feed_forward_equals_the_obvious_one(linear, activation, biases, dtype, count):
     shapes = replace(PLAIN, activation=activation)
     tensors, hidden = feed_forward_tensors(shapes, biases=biases, dtype=dtype), numbers(count, WIDTH)
-    expected = Fallback().blocks(shapes).feed_forward(tensors, hidden, work)
-    close(linear.blocks(shapes).feed_forward(tensors, hidden, work), expected)
+    expected = Fallback().blocks(shapes).feed_forward(tensors, hidden)
+    close(linear.blocks(shapes).feed_forward(tensors, hidden), expected)
 
 
-@pytest.mark.parametrize("work", [DECODE, PROMPT])
 @pytest.mark.parametrize("format", [Format.of("int4"), Format.of("int8"), Format("bfloat16")], ids=str)
-def test_feed_forward_keeps_rows_apart(linear, format, work):
+def test_feed_forward_keeps_rows_apart(linear, format):
     tensors, hidden = feed_forward_tensors(PLAIN, format), numbers(19, WIDTH)
     blocks = linear.blocks(PLAIN)
-    together = blocks.feed_forward(tensors, hidden, work)
+    together = blocks.feed_forward(tensors, hidden)
     for count in (1, 2, 7, 16):
-        assert np.array_equal(blocks.feed_forward(tensors, hidden[:count], work), together[:count])
+        assert np.array_equal(blocks.feed_forward(tensors, hidden[:count]), together[:count])
     hidden[4, 3] = np.nan
-    spoiled = blocks.feed_forward(tensors, hidden, work)
+    spoiled = blocks.feed_forward(tensors, hidden)
     assert np.isnan(spoiled[4]).all()
     assert np.array_equal(np.delete(spoiled, 4, 0), np.delete(together, 4, 0))
 
@@ -185,19 +238,19 @@ def test_feed_forward_keeps_rows_apart(linear, format, work):
 @pytest.mark.parametrize("count", [1, 9])
 def test_what_an_earlier_sequence_left_behind_is_not_seen(linear, dtype, count):
     shapes = HEADS["grouped"]
-    tensors, hidden, where = attention_tensors(shapes), numbers(count, WIDTH), span(shapes, START, count, PROMPT)
+    tensors, hidden, where = attention_tensors(shapes), numbers(count, WIDTH), span(shapes, START, count)
     results = []
     for cache in caches(shapes, dtype, START):
         results.append(linear.blocks(shapes).attention(tensors, hidden, where, cache, 1, None))
         nothing = stored(np.full((shapes.kv_heads, 100, shapes.head_dim), np.nan, np.float32), dtype)
-        cache.append(1, START, nothing, nothing)
+        cache.append(1, PAGES[0], START, nothing, nothing)
         results.append(linear.blocks(shapes).attention(tensors, hidden, where, cache, 1, None))
     assert all(np.array_equal(results[0], result) for result in results)
 
 
 def test_large_scores_do_not_overflow(linear):
     shapes = HEADS["grouped"]
-    tensors, where = attention_tensors(shapes), span(shapes, START, 5, PROMPT)
+    tensors, where = attention_tensors(shapes), span(shapes, START, 5)
     tensors.tensors[0].stored[:] *= 1000
     one, other = caches(shapes, "float32", START)
     hidden = numbers(5, WIDTH)
@@ -218,6 +271,6 @@ def test_norms_equal_the_obvious_ones(linear, dtype):
 def test_a_program_outlives_its_scratch_memory(linear):
     """Larger work moves the memory that smaller work was prepared for."""
     blocks, tensors, hidden = linear.blocks(PLAIN), feed_forward_tensors(PLAIN), numbers(3000, WIDTH)
-    one = blocks.feed_forward(tensors, hidden[:1], DECODE)
-    blocks.feed_forward(tensors, hidden, DECODE)
-    assert np.array_equal(blocks.feed_forward(tensors, hidden[:1], DECODE), one)
+    one = blocks.feed_forward(tensors, hidden[:1])
+    blocks.feed_forward(tensors, hidden)
+    assert np.array_equal(blocks.feed_forward(tensors, hidden[:1]), one)

@@ -12,10 +12,9 @@ from numba.core.registry import cpu_target
 from operands import FORMATS
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.cpu import Cpu, compiled_for, features_of
 from tpi_mpi.kernels.formats import Format, Tiled
-from tpi_mpi.kernels.table import Kernel, choose
+from tpi_mpi.kernels.table import Kernel, choose, choose_exact
 from tpi_mpi.kernels.tiles.emitter import I64, Emitter
 from tpi_mpi.kernels.tiles.intrinsics import emit_tile
 
@@ -41,11 +40,11 @@ def test_the_best_instructions_are_chosen(machine, features, dot, name):
     assert (cpu.dot, cpu.name) == (dot, name)
 
 
-def test_prompts_in_bfloat16_are_rounded_only_where_that_is_faster():
+def test_states_are_rounded_to_bfloat16_only_where_that_is_faster():
     layout = Tiled(Format("bfloat16"), 16, 32)
     fast, slow = Cpu("x86_64", "vnni512", wide=True, bfloat16=True), Cpu("x86_64", "maddubs")
-    assert [choose(layout, work, 2, fast).kind for work in (DECODE, PROMPT)] == ["float", "rounded"]
-    assert [choose(layout, work, 2, slow).kind for work in (DECODE, PROMPT)] == ["float", "float"]
+    assert [choose(layout, 2, cpu).kind for cpu in (fast, slow)] == ["rounded", "float"]
+    assert [choose_exact(layout, cpu).kind for cpu in (fast, slow)] == ["float", "float"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def assembly(format: Format, cpu: Cpu, model: str) -> Counter:
     module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 11), "tile")
     builder = ir.IRBuilder(function.append_basic_block())
-    emit_tile(Emitter(builder, cpu), choose(Tiled(format, 16, 128), DECODE, 2, cpu), function.args)
+    emit_tile(Emitter(builder, cpu), choose(Tiled(format, 16, 128), 2, cpu), function.args)
     builder.ret_void()
     machine = binding.Target.from_triple(triple).create_target_machine(cpu=model, opt=3)
     parsed = binding.parse_assembly(str(module))
@@ -159,6 +158,6 @@ def pass_tests(module: str, names: str, *arguments: str, **settings: str) -> Non
 def test_a_kernel_can_be_read_from_its_text(format):
     layout = Tiled(format, 16, 128)
     cpus = Cpu("x86_64", "vnni512", wide=True, bfloat16=True), Cpu("x86_64", "maddubs"), Cpu("aarch64", "sdot")
-    kernels = {choose(layout, work, planes, cpu) for work in (DECODE, PROMPT) for planes in (1, 2) for cpu in cpus}
+    kernels = {choose(layout, planes, cpu) for planes in (1, 2) for cpu in cpus}
     assert {Kernel.read(kernel.word) for kernel in kernels} == kernels
     assert len({kernel.word for kernel in kernels}) == len(kernels)

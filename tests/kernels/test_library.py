@@ -116,7 +116,7 @@ def test_no_process_needs_numba_and_the_second_compiles_nothing(tmp_path):
         "from operands import random_operand\n"
         "with Multiplier(2, 2) as multiply:\n"
         "    for format in (Format.of('int4'), Format.of('int8', 64), Format.of('float32')):\n"
-        "        multiply(np.ones((1, 64), np.float32), random_operand(Tiled(format, 16, 64)), 'decode')\n"
+        "        multiply(np.ones((1, 64), np.float32), random_operand(Tiled(format, 16, 64)))\n"
         "print('numba' in sys.modules)\n"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -149,7 +149,7 @@ def test_code_that_is_not_whole_is_compiled_again(tmp_path, spoil):
 
 def test_versions_of_a_function_are_told_apart():
     """Numba gives them the same name; each process that compiles begins to count anew."""
-    kernels = [choose(Tiled(Format.of(dtype), 16, 64), "decode", 2, this_cpu()) for dtype in ("float32", "float16")]
+    kernels = [choose(Tiled(Format.of(dtype), 16, 64), 2, this_cpu()) for dtype in ("float32", "float16")]
     addresses = [product_of(kernel).address for kernel in kernels]
     assert addresses == [library.library()._engine.get_function_address(product_of(kernel).key) for kernel in kernels]
     assert addresses[0] != addresses[1]

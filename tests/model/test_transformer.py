@@ -67,7 +67,7 @@ def test_the_cache_holds_only_the_ranks_own_heads(ranks, checkpoints, tmp_path):
     with Together(slabs, ranks, capacity=10) as together:
         for rank, cache in enumerate(together.caches):
             start, stop = together.slabs[rank].partition.kv_heads(rank)
-            assert cache.read(0, 0, 10)[0].shape == (stop - start, 10, 8)
-            assert cache.nbytes == KVCache.size(3, stop - start, 10, 8, "float32")
-            assert cache.nbytes == 3 * (stop - start) * (16 * 32 + 16 * 32) * 4  # with the padding of tiles
+            assert cache.read(0, [0], 0, 10)[0].shape == (stop - start, 10, 8)
+            assert cache.page_bytes == KVCache.size_of_page(3, stop - start, 8, "float32")
+            assert cache.page_bytes == 3 * (stop - start) * (32 * 32 + 16 * 32) * 4  # with the padding of tiles
         assert sum(model.shapes.heads for model in together.models) == 8

@@ -10,8 +10,10 @@ import zoo
 
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.common.options import ALLREDUCES, MachineOptions, SamplingOptions
+from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request
+from tpi_mpi.model.room import Room
 from tpi_mpi.weights import budget
 from tpi_mpi.weights.budget import Plan, spread, window_size
 
@@ -21,8 +23,8 @@ class PlannedEngine(Engine):
 
     plan_of = None
 
-    def _plan(self, blocks: dict[str, int]) -> Plan:
-        return self.plan_of(blocks) if self.plan_of else super()._plan(blocks)
+    def _plan(self, blocks: dict[str, int], room: Room) -> Plan:
+        return self.plan_of(blocks) if self.plan_of else super()._plan(blocks, room)
 
 
 def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None, **options):
@@ -31,10 +33,10 @@ def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None
     slab = open_slab(world, directory)
     requests = [Request(tuple(prompt), sampling) for prompt in prompts]
     capacity = max(request.length for request in requests)
-    engine = PlannedEngine(world, cores, slab, MachineOptions(**options), capacity)
+    engine = PlannedEngine(world, cores, slab, MachineOptions(**options), Demand.of_one(capacity))
     engine.plan_of = plan
     with engine:
-        tokens = [list(engine.tokens(request)) for request in requests] if world.is_root else None
+        tokens = [list(engine.leader.tokens(request)) for request in requests] if world.is_root else None
         engine.follow()
     return tokens
 
@@ -76,7 +78,7 @@ def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
 @pytest.mark.parametrize("window", [1, None])
 @pytest.mark.parametrize("name", [name for name, format in packed.FORMATS.items() if format.packed])
 def test_every_format_gives_the_tokens_of_its_weights(run, workshop, slabs, name, window):
-    sequences = greedy(run, slabs / name / "even", zoo.PROMPTS, window=window)
+    sequences = greedy(run, slabs / name / "even", zoo.PROMPTS, window=window, kv="float32")
     if sequences:
         assert sequences == [result["token_ids"] for result in zoo.referee(workshop / "zoo" / name)]
 
@@ -84,7 +86,9 @@ def test_every_format_gives_the_tokens_of_its_weights(run, workshop, slabs, name
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("allreduce", ALLREDUCES)
 def test_no_allreduce_changes_a_token(run, workshop, slabs, allreduce, overlap, monkeypatch):
-    monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 7)  # prompts come in several chunks
+    monkeypatch.setattr(
+        "tpi_mpi.engine.sweep.chunking.most_rows", lambda hidden_size: 7
+    )  # prompts come in several chunks
     expected = zoo.referee(workshop / "zoo" / "demo")
     prompts = [result["prompt"] for result in expected]
     sequences = greedy(run, slabs / "demo" / "even", prompts, allreduce=allreduce, overlap=overlap)
@@ -134,7 +138,7 @@ def test_a_seed_gives_the_same_samples_on_any_number_of_ranks(run, workshop, sla
 
 
 def test_a_long_prompt_in_several_chunks_is_one_sequence(run, workshop, slabs, monkeypatch):
-    monkeypatch.setattr("tpi_mpi.engine.chunking.most_rows", lambda hidden_size: 3)
+    monkeypatch.setattr("tpi_mpi.engine.sweep.chunking.most_rows", lambda hidden_size: 3)
     sequences = greedy(run, slabs / "mistral-sliding" / "uneven", zoo.PROMPTS)
     if sequences:
         assert sequences == [result["token_ids"] for result in zoo.referee(workshop / "zoo" / "mistral-sliding")]
@@ -145,9 +149,9 @@ def test_an_end_of_text_token_ends_it(run, workshop, slabs):
     slab = open_slab(world, slabs / "llama" / "even")
     expected = zoo.referee(workshop / "zoo" / "llama")[0]["token_ids"]
     request = Request(tuple(zoo.PROMPTS[0]), SamplingOptions(max_new_tokens=9), frozenset({expected[4]}))
-    with Engine(world, cores, slab, MachineOptions(), capacity=64) as engine:
+    with Engine(world, cores, slab, MachineOptions(), Demand.of_one(64)) as engine:
         if world.is_root:
-            tokens = list(engine.tokens(request))
+            tokens = list(engine.leader.tokens(request))
             end = expected.index(expected[4]) + 1
             assert [token.id for token in tokens] == expected[:end]
             assert [token.finish_reason for token in tokens] == [None] * (end - 1) + ["stop"]

@@ -1,6 +1,7 @@
 """Laws of the ranks as one program: they tell each other the truth, and stop together."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from tpi_mpi.comm import world as starting
 from tpi_mpi.comm.world import Stopped
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.engine.step import Step, Steps
+from tpi_mpi.engine.sweep.step import Assignment, Copy, Operation, Segment, Step, Steps
+from tpi_mpi.model.room import Room
 
 
 def test_gather_and_broadcast(world):
@@ -76,20 +78,25 @@ def test_threads_are_shared_and_never_more_than_cores(world, cores):
         cores.threads(999)
 
 
-@pytest.mark.parametrize("first_rows", [1, 4, 5, 512])
-def test_steps_arrive_in_order_and_end(world, together, first_rows):
-    steps = Steps(world.comm, 6, first_rows)
-    sent = [(Step(0, 5), 1.0), (Step(5, 1), 2.0), (Step(6, 300), 3.0)]
+def test_steps_arrive_in_order_and_end(world, together):
+    steps = Steps(world.comm, 4096, Room(sequences=3, longest=300, pages=40, rows=400))
+    sent = [
+        (Step([Segment(0, 0, 5, 5, 1)], [Assignment(0, 0, 7)]), 1.0),
+        (Step([Segment(2, 5, 1, 6, 1), Segment(0, 0, 300, 300, 0)], [Assignment(0, 0, 1)], [Copy(7, 9)]), 2.0),
+        (Step([Segment(slot, 6, 1, 7, 1) for slot in range(3)]), 3.0),
+    ]
     if world.is_root:
+        steps.pause()
         for step, value in sent:
-            steps.send(step, np.full((step.count, 6), value, np.float32))
+            steps.send(step, np.full((step.rows, 4096), value, np.float32))
         steps.stop()
         return
+    assert steps.receive() is Operation.PAUSE
     for step, value in sent:
         received, hidden = steps.receive()
-        assert received == step
-        assert np.array_equal(hidden, np.full((step.count, 6), value, np.float32))
-    assert steps.receive() is None
+        assert received == replace(step, assignments=list(step.assignments), copies=list(step.copies))
+        assert np.array_equal(hidden, np.full((step.rows, 4096), value, np.float32))
+    assert steps.receive() is Operation.STOP
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, str(1024**2)), ("4096", "4096")])

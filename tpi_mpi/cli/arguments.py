@@ -11,6 +11,7 @@ from tpi_mpi.common.options import (
     ALLREDUCES,
     DEFAULT_NEW_TOKENS,
     DEFAULT_TIMEOUT,
+    KV_DTYPES,
     MACHINE_KEYS,
     SAMPLING_KEYS,
     WIRES,
@@ -166,9 +167,28 @@ def _add_run(group) -> None:
     add_timeout(group)
 
 
+def batch_argument(text: str) -> int | None:
+    """The most sequences at once, for argparse; None for ``auto``."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number") from None
+
+
 def _add_machine(group) -> None:
     _add_run(group)
     add = group.add_argument
+    add("--batch", metavar="N", type=batch_argument, help="sequences at once, at most, or auto (the default)")
+    kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
+    add("--kv", choices=KV_DTYPES, help=kv)
+    add(
+        "--share-prefixes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compute what several prompts begin with only once (default: yes)",
+    )
     add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

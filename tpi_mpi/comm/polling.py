@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # For this many seconds, messages are polled without sleeping; only the core is yielded to whatever is ready to run.
 _SPIN = 0.5e-3
-# After that, each sleep lasts _PART of the time waited so far, but at most _NAP seconds.
+# After that, each sleep lasts _PART of the time waited so far, but at most _NAP seconds, unless the caller has longer.
 _PART, _NAP = 1 / 64, 50e-6
 
 _PR_SET_TIMERSLACK = 29
 
 
-def wait(requests: Sequence) -> None:
-    """Returns when all of the MPI requests are complete."""
+def wait(requests: Sequence, nap: float = _NAP) -> None:
+    """Returns when all of the MPI requests are complete. nap: seconds that a sleep lasts at most."""
     began = time.perf_counter()
     for request in requests:
         while not request.Test():
-            _pause(began)
+            _pause(began, nap)
 
 
 def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
@@ -42,12 +42,12 @@ def take_turns(tasks: Iterable[Iterator[Callable[[], bool]]], comm) -> None:
             _pause(began)
 
 
-def _pause(began: float) -> None:
+def _pause(began: float, nap: float = _NAP) -> None:
     waited = time.perf_counter() - began
     if waited < _SPIN:
         os.sched_yield()
     else:
-        time.sleep(min(_NAP, _PART * waited))
+        time.sleep(min(nap, _PART * waited))
 
 
 def sharpen_naps() -> None:

@@ -11,6 +11,7 @@ DEFAULT_NEW_TOKENS = 256
 DEFAULT_TIMEOUT = 60.0
 ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
 WIRES = ("float32", "bfloat16", "float16", "int8")
+KV_DTYPES = ("float32", "bfloat16", "float16")
 ACTIVATIONS = ("int16", "int8")
 """Of how many bits activations are where weights are integers, which are multiplied in integers."""
 
@@ -33,6 +34,8 @@ class SamplingOptions:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    prompt_logprobs: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self):
         self._whole("max_new_tokens", 1)
@@ -96,6 +99,8 @@ class MachineOptions:
     timeout: seconds within which the job ends when a machine is lost or a disk hangs.
     threads: threads per rank, or None for its share of the host's cores.
     activations: one of :data:`ACTIVATIONS`.
+    batch: the most sequences at once, or None for the program's choice. kv: dtype of keys and values, or None.
+    share_prefixes: whether sequences that begin alike have the keys and values of that in common.
     report, trace: files to write, or None.
 
     Raises UserError for a value that is not allowed.
@@ -109,11 +114,14 @@ class MachineOptions:
     timeout: float = DEFAULT_TIMEOUT
     threads: int | None = None
     activations: str = "int16"
+    batch: int | None = None
+    kv: str | None = None
+    share_prefixes: bool = True
     report: Path | None = None
     trace: Path | None = None
 
     def __post_init__(self):
-        _at_least_one(self, "window", "threads", "timeout")
+        _at_least_one(self, "window", "threads", "timeout", "batch")
         if self.allreduce == "mpi" and self.wire != "float32":
             raise UserError(
                 f"--wire {self.wire} cannot be used with --allreduce mpi, which adds in float32; "

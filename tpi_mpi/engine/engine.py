@@ -1,7 +1,5 @@
 """From requests to tokens: everything one rank needs to take part, set up and taken down again."""
 
-import time
-from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -14,76 +12,98 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.memory import default_budget, peak_rss, sampled, taken
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.trace import Trace
-from tpi_mpi.engine.chunking import Chunking
-from tpi_mpi.engine.decoder import Decoder
+from tpi_mpi.engine.demand import Demand
+from tpi_mpi.engine.leader import Leader
+from tpi_mpi.engine.planning import agree_on_room
 from tpi_mpi.engine.progress import SweepProgress
 from tpi_mpi.engine.report import RankUsage, RunSettings
-from tpi_mpi.engine.request import Request, Token
-from tpi_mpi.engine.sampling import Sampler, log_probability
-from tpi_mpi.engine.step import Step, Steps
-from tpi_mpi.engine.sums import Sums
-from tpi_mpi.engine.warmup import compiled_once, warm_up
+from tpi_mpi.engine.schedule.pace import Pace
+from tpi_mpi.engine.schedule.scheduler import Scheduler
+from tpi_mpi.engine.sweep.chunking import Chunking
+from tpi_mpi.engine.sweep.decoder import Decoder
+from tpi_mpi.engine.sweep.page_tables import PageTables
+from tpi_mpi.engine.sweep.readout import Readout
+from tpi_mpi.engine.sweep.step import Operation, Step, Steps
+from tpi_mpi.engine.sweep.sums import Sums
+from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up
+from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import open_linear, prepare
+from tpi_mpi.model.room import HEAD_ROWS, Room
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.slab import Slab
 from tpi_mpi.weights.window import SlidingWindow
 
-# Rows of hidden states that travel in the same message as the header of a step: one token's, and a few more.
-_ROWS_WITH_HEADER = 8
-
 
 class Engine:
     """One rank's part of the generation.
 
-    A context manager, entered and left by all ranks together. Rank 0 generates with :meth:`tokens` while the others
+    A context manager, entered and left by all ranks together. Rank 0 generates with its :attr:`leader` while the others
     :meth:`follow`; when rank 0 calls :meth:`follow` too, all are done.
 
     Raises UserError, on construction, if more threads are asked for than the rank has cores; Stopped, on entering, if
     any rank's memory budget is too small.
 
-    capacity: the longest sequence, in positions.
+    demand: what is going to be asked for. shown: whether slow sweeps show on rank 0's terminal how far they are.
+    leader: on rank 0. room: what there is room for at once.
     """
 
-    def __init__(self, world: World, cores: Cores, slab: Slab, options: MachineOptions, capacity: int):
+    leader: Leader
+
+    def __init__(
+        self, world: World, cores: Cores, slab: Slab, options: MachineOptions, demand: Demand, shown: bool = True
+    ):
         self._threads = cores.threads(options.threads)
         self.world = world
         self.slab = slab
         self.trace = Trace(record=options.trace is not None)
-        self.chunking = Chunking.of(slab.config.hidden_size, capacity, options.overlap and world.overlaps)
+        self._demand = demand
+        self._choices = demand.choices(options.batch)
+        rows = demand.room(max(self._choices), slab.config.hidden_size).rows
+        self.chunking = Chunking.of(slab.config.hidden_size, rows, options.overlap and world.overlaps)
         self._options = options
         self._cores = cores
-        self._capacity = capacity
+        self._shown = shown
 
     def __enter__(self) -> "Engine":
         options, width = self._options, self.slab.config.hidden_size
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
-            slab, rank = self.slab, self.world.rank
+            slab, rank, kv_dtype = self.slab, self.world.rank, self.kv_dtype
             with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
-                prepare(slab.computed, options.planes, [wire(options.wire).dtype, *slab.looked_up])
+                cached = KVCache.layouts(slab.config.head_dim, kv_dtype)
+                prepare(slab.matrices, options.planes, cached, [wire(options.wire).dtype, *slab.looked_up])
                 self._linear = stack.enter_context(open_linear(self._threads, options.planes))
-            self._model = ModelShard(slab.config, slab.partition, rank, slab.kv_dtype, self._linear)
+            self._model = ModelShard(slab.config, slab.partition, rank, kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
-            reduce = StarReduce(self.world, wire(options.wire), width, most_rows=1)
+            reduce = StarReduce(self.world, wire(options.wire), width, min(HEAD_ROWS, self.chunking.most))
             sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
-            warm_up(self.slab, self._model, self.allreduce, self.chunking.most, self._capacity)
-            with self.world.agreed():
-                self.plan = self._plan(self.slab.resident)
+            warm_up(self.slab, self._model, self.allreduce, self.chunking.most, self._demand.longest)
+            blocks = self.slab.resident
+            self.room, self.plan = agree_on_room(
+                self.world, self._demand, self._choices, width, blocks, lambda room: self._plan(blocks, room)
+            )
             self.trace.reset()  # at the same moment on every rank
             self.window = stack.enter_context(self._open_window())
             if options.trace:
                 stack.enter_context(sampled(self.trace.sample))
+            cache = self._model.new_cache(self.room.pages, self.room.longest)
+            tables = PageTables(self.room)
+            self._decoder = Decoder(self._model, cache, tables, self.window, sums, self.chunking, self.trace)
+            self._steps = Steps(self.world.comm, width, self.room)
             if self.world.is_root:
-                self._embedding = stack.enter_context(Embedding(self.slab, options.deadline.silence))
-            cache = self._model.new_cache(self._capacity)
-            self._decoder = Decoder(self._model, cache, self.window, sums, self.chunking, self.trace)
-            self._steps = Steps(self.world.comm, width, min(_ROWS_WITH_HEADER, self.chunking.most))
+                embedding = stack.enter_context(Embedding(self.slab, options.deadline.silence))
+                self.leader = self._lead(embedding)
             self._resources = stack.pop_all()
         return self
 
-    def _plan(self, blocks: dict[str, int]) -> Plan:
+    @property
+    def kv_dtype(self) -> str:
+        """The dtype of keys and values."""
+        return self._options.kv or self.slab.kv_dtype
+
+    def _plan(self, blocks: dict[str, int], room: Room) -> Plan:
         """Which blocks are pinned. Raises UserError if the memory budget is too small.
 
         blocks: bytes of memory that each takes, by name, in the order of use.
@@ -92,53 +112,53 @@ class Engine:
         if options.window is not None and options.memory is None:
             return plan_window(blocks, options.window)
         budget = options.memory or default_budget(self._cores.ranks)
-        fixed = taken() + self._model.memory(self._capacity, self.chunking.most)
+        fixed = taken() + self._model.memory(room, self.chunking.most)
         return plan(blocks, budget, fixed, options.window)
 
     def _open_window(self) -> SlidingWindow:
         sizes = {name: extent.nbytes for name, extent in self.slab.sweep.items()}
         silence, used = self._options.deadline.silence, None
         if self.world.is_root:
-            self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched)
+            self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched, self._shown)
             used = self._progress.block
         return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, silence, used)
+
+    def _lead(self, embedding: Embedding) -> Leader:
+        config, rope = self.slab.config, self._model.rope
+        scheduler, pace = Scheduler(self.room, rope, self._options.share_prefixes), Pace(self.room.rows)
+        progress = self._progress.sweep
+        return Leader(scheduler, pace, rope, config.vocab_size, embedding, self._sweep, progress, self.trace)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)
 
     def follow(self) -> None:
-        """On rank 0, ends the generation; on the other ranks, takes part until it ends."""
+        """On rank 0, ends the generation for the moment; on the other ranks, takes part until it ends."""
+        if self.world.is_root:
+            self._steps.pause()
+        else:
+            self._follow_until(*Operation)
+
+    def follow_to_the_end(self) -> None:
+        """On rank 0, ends the generation for good; on the other ranks, takes part until then, whatever the pauses."""
         if self.world.is_root:
             self._steps.stop()
-            return
-        while received := self._steps.receive():
-            self._sweep(*received)
+        else:
+            self._follow_until(Operation.STOP)
 
-    def tokens(self, request: Request) -> Generator[Token, None, None]:
-        """On rank 0: yields the tokens that continue one sequence, as they are generated. The caller may stop early."""
-        ids, start = list(request.token_ids), 0
-        sampler = Sampler(request.sampling, ids)
-        for count in range(1, request.sampling.max_new_tokens + 1):
-            began = time.perf_counter()
-            logits = self._forward(ids[start:], start)
-            ids.append(sampler.choose(logits))
-            reason = request.finish_reason(ids[-1], count)
-            yield Token(ids[-1], log_probability(logits, ids[-1]), time.perf_counter() - began, reason)
-            if reason:
-                return
-            start = 0 if self._model.rope.restarts_at(len(ids)) else len(ids) - 1
+    def _follow_until(self, *operations: Operation) -> None:
+        while (received := self._steps.receive()) not in operations:
+            if not isinstance(received, Operation):
+                self._compute(*received)
 
-    def _forward(self, token_ids: Sequence[int], start: int) -> np.ndarray:
-        """The logits (vocab_size,) of the token that follows these, the first of which is at position ``start``."""
-        step, hidden = Step(start, len(token_ids)), self._embedding(token_ids)
+    def _sweep(self, step: Step, hidden: np.ndarray, readout: Readout) -> None:
+        """On rank 0: has all ranks make a sweep."""
         self._steps.send(step, hidden)
-        with self._progress.sweep():
-            return self._sweep(step, hidden)
+        self._compute(step, hidden, readout)
 
-    def _sweep(self, step: Step, hidden: np.ndarray) -> np.ndarray | None:
-        logits = self._decoder.sweep(step, hidden)
+    def _compute(self, step: Step, hidden: np.ndarray, readout: Readout | None = None) -> None:
+        self._decoder.sweep(step, hidden, readout)
         self._linear.adapt()
-        return logits
 
     def settings(self) -> RunSettings:
         """The settings of this run, for its report."""
@@ -150,6 +170,8 @@ class Engine:
             overlap=self.chunking.overlap,
             dtype=self.slab.dtype,
             activations=self._options.activations,
+            kv=self.kv_dtype,
+            sequences=self.room.sequences,
         )
 
     def usage(self) -> RankUsage:
@@ -162,6 +184,7 @@ class Engine:
             kernels=tuple(self._linear.describe(self.slab.matrices)),
             peak_rss_bytes=peak_rss(),
             budget_bytes=self.plan.budget,
+            kv_bytes=self.room.kv_bytes(self.slab.config, self._model.shapes, self.kv_dtype),
             slab_bytes=self.slab.nbytes,
             swept_bytes=sum(sizes.values()),
             streamed_bytes=sum(nbytes for name, nbytes in sizes.items() if name not in self.plan.pinned),

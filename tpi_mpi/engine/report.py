@@ -1,8 +1,7 @@
 """What a run took: measured on every rank, assembled on rank 0."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -11,6 +10,7 @@ from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.trace import ACTIVITIES, Trace, trace_events
 from tpi_mpi.common.units import format_size
 from tpi_mpi.engine.request import Token
+from tpi_mpi.engine.schedule.sequence import Sequence
 
 
 class Latencies:
@@ -20,14 +20,45 @@ class Latencies:
         self.first: list[float] = []
         self.later: list[float] = []
 
-    def watch(self, tokens: Generator[Token, None, None]) -> Generator[Token, None, None]:
-        """Passes on the tokens of one request, and records their times. Closes the tokens when it is closed."""
-        times = self.first
-        with closing(tokens):
-            for token in tokens:
-                times.append(token.seconds)
-                times = self.later
-                yield token
+    def note(self, sequence: Sequence, token: Token) -> None:
+        """Records the time of a sequence's latest token."""
+        (self.first if sequence.new_tokens == 1 else self.later).append(token.seconds)
+
+
+class Throughput:
+    """What a run's sweeps have done.
+
+    sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
+    decode_seconds, decode_tokens: of the sweeps that computed new tokens alone.
+    """
+
+    def __init__(self):
+        self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
+        self.seconds = self.decode_seconds = 0.0
+
+    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int) -> None:
+        """Records a sweep."""
+        self.sweeps, self.rows, self.prompt_rows = self.sweeps + 1, self.rows + rows, self.prompt_rows + prompt_rows
+        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
+        if not prompt_rows:
+            self.decode_seconds, self.decode_tokens = self.decode_seconds + seconds, self.decode_tokens + tokens
+
+    def to_json(self) -> dict:
+        """Its part of the report; times are in seconds, rates in tokens per second."""
+        return {
+            "sweeps": self.sweeps,
+            "rows": self.rows,
+            "prompt_rows": self.prompt_rows,
+            "generate_s": round(self.seconds, 6),
+            "tokens_per_s": _rate(self.tokens, self.seconds),
+            "decode_s": round(self.decode_seconds, 6),
+            "decode_tokens": self.decode_tokens,
+            "decode_tokens_per_s": _rate(self.decode_tokens, self.decode_seconds),
+        }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 3) if seconds else None
 
 
 @dataclass(frozen=True)
@@ -36,15 +67,16 @@ class RankUsage:
 
     swept_bytes: weights used in one sweep. streamed_bytes: those of them that are not pinned.
     window_blocks, window_bytes: the most blocks that are not pinned, and bytes of them, in memory at once.
-    kernels: what multiplies with its matrices. seconds: by activity.
+    kv_bytes: that keys and values may take. kernels: what multiplies with its matrices. seconds: by activity.
     """
 
     rank: int
     host: str
     threads: int
-    kernels: Sequence[str]
+    kernels: tuple[str, ...]
     peak_rss_bytes: int
     budget_bytes: int | None
+    kv_bytes: int
     slab_bytes: int
     swept_bytes: int
     streamed_bytes: int
@@ -65,7 +97,10 @@ _NOT_REPORTED = ("swept_bytes", "streamed_bytes", "seconds")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings of a run. allreduce_choice: what ``auto`` chose, and why; None for any other allreduce."""
+    """The settings of a run. allreduce_choice: what ``auto`` chose, and why; None for any other allreduce.
+
+    kv: the dtype of keys and values. sequences: the most at once.
+    """
 
     world_size: int
     allreduce: str
@@ -74,9 +109,11 @@ class RunSettings:
     overlap: bool
     dtype: str
     activations: str
+    kv: str
+    sequences: int
 
 
-def run_report(model: str, settings: RunSettings, latencies: Latencies, load: float, ranks: Sequence[Mapping]) -> dict:
+def run_report(model: str, settings: RunSettings, latencies: Latencies, load: float, ranks: Iterable[Mapping]) -> dict:
     """The whole report, fit for JSON; times are in seconds, and ``ttft_s`` is the median over the requests.
 
     load: from the program's start until it is ready to generate. ranks: their entries, in rank order.
@@ -108,7 +145,7 @@ def rank_trace(usage: RankUsage, trace: Trace) -> dict:
     return {"host": usage.host, "budget": usage.budget_bytes, "spans": trace.spans, "memory": trace.memory}
 
 
-def whole_trace(ranks: Sequence[dict]) -> dict:
+def whole_trace(ranks: Iterable[dict]) -> dict:
     """All ranks' spans as one Chrome trace-event object."""
     events = [event for rank, own in enumerate(ranks) for event in trace_events(rank, own)]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
@@ -120,7 +157,7 @@ def check_outputs(options: MachineOptions) -> None:
         check_writable(path)
 
 
-def write_outputs(options: MachineOptions, report: dict, traces: Sequence[dict]) -> None:
+def write_outputs(options: MachineOptions, report: dict, traces: Iterable[dict]) -> None:
     """On rank 0: writes the report and the trace, if they were asked for."""
     if options.report:
         replace_file(options.report, json.dumps(report, indent=2) + "\n")

@@ -12,12 +12,23 @@ class Token:
     logprob: its log-probability by the model itself, before temperature and the like.
     seconds: how long it took; for a request's first token, that is the TTFT.
     finish_reason: None while the sequence continues, ``stop`` after an end-of-text token, ``length`` at the limit.
+    top: the most probable tokens, with their log-probabilities.
     """
 
     id: int
     logprob: float
     seconds: float
     finish_reason: str | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """The log-probability of one token of a prompt, and the most probable tokens in its place, with theirs."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Request:
     @property
     def length(self) -> int:
         """Positions of the finished sequence, except that of the last token, which is never read."""
-        return len(self.token_ids) + self.sampling.max_new_tokens - 1
+        return len(self.token_ids) + max(0, self.sampling.max_new_tokens - 1)
 
     def finish_reason(self, token_id: int, count: int) -> str | None:
         """Why the sequence ends with this token, the ``count``-th new one; None if it continues."""

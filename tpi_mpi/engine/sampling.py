@@ -10,8 +10,8 @@ from tpi_mpi.common.options import SamplingOptions
 class Sampler:
     """Chooses the tokens of one request.
 
-    Temperature 0 takes the highest logit. Otherwise the n-th token is drawn with one random number that depends on
-    the seed and on n alone, not on the number of ranks or on what else the run generates.
+    Temperature 0 takes the highest logit. Otherwise a token is drawn with a random number that depends on the seed and
+    on the token's position alone, not on the number of ranks or on what else the run generates.
 
     options: with every value settled; None means off.
     """
@@ -19,23 +19,22 @@ class Sampler:
     def __init__(self, options: SamplingOptions, prompt_ids: Sequence[int]):
         self._options = options
         self._seen = set(prompt_ids)
-        self._random = np.random.Generator(np.random.Philox(options.seed)) if options.temperature else None
 
-    def choose(self, logits: np.ndarray) -> int:
-        """The next token's id, from its logits (V,)."""
+    def choose(self, logits: np.ndarray, position: int) -> int:
+        """The id of the token at a position, from its logits (V,)."""
         if self._options.repetition_penalty not in (None, 1):
             logits = penalise(logits, sorted(self._seen), self._options.repetition_penalty)
-        token_id = int(logits.argmax()) if self._random is None else self._draw(logits)
+        token_id = self._draw(logits, position) if self._options.temperature else int(logits.argmax())
         self._seen.add(token_id)
         return token_id
 
-    def _draw(self, logits: np.ndarray) -> int:
+    def _draw(self, logits: np.ndarray, position: int) -> int:
         logits = logits.astype(np.float64) / self._options.temperature
         if self._options.top_k is not None:
             logits = keep_top_k(logits, self._options.top_k)
         if self._options.top_p is not None:
             logits = keep_top_p(logits, self._options.top_p)
-        return draw(logits, self._random.random())
+        return draw(logits, uniform(self._options.seed, position))
 
 
 def penalise(logits: np.ndarray, token_ids: Sequence[int], penalty: float) -> np.ndarray:
@@ -62,6 +61,11 @@ def keep_top_p(logits: np.ndarray, mass: float) -> np.ndarray:
     kept, chosen = np.full_like(logits, -np.inf), order[before < mass]
     kept[chosen] = logits[chosen]
     return kept
+
+
+def uniform(seed: int, position: int) -> float:
+    """A random number in [0, 1) for a position: one of Philox's, which can be had in any order (Random123, SC 2011)."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 
 def draw(logits: np.ndarray, uniform: float) -> int:

@@ -1,16 +1,13 @@
 """What is computed of a block beyond products: the shapes, the positions, and who computes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged
-
-DECODE, PROMPT = "decode", "prompt"
-"""Kinds of work: positions that continue a sequence, and a whole prompt. Their results may differ in the last bits."""
 
 ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 """Of feed-forward blocks; the last approximates the one before by a hyperbolic tangent."""
@@ -45,47 +42,51 @@ class Shapes:
     activation: str
 
 
-@dataclass(frozen=True)
-class Span:
-    """Consecutive positions that are computed together, and what all layers need to know about them.
+class Segments:
+    """Rows that are computed together: consecutive positions of some sequences, one sequence after the other.
 
-    start: the first position. cosines, sines: float32 (T, rotated). work: DECODE or PROMPT.
+    pages: int64 (sequences, most), of every sequence the numbers of the pages that hold its positions, in order.
+    sequences: int64 (S,), whose positions they are: rows of ``pages``.
+    starts, counts: int64 (S,), the first position of each segment, and how many there are.
+    cosines, sines: float32 (rows, rotated), of all positions.
+    prepared: for whoever computes, what has been derived from all this; the same segments pass through all layers.
     """
 
-    start: int
-    cosines: np.ndarray
-    sines: np.ndarray
-    work: str
+    def __init__(
+        self,
+        pages: np.ndarray,
+        sequences: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        cosines: np.ndarray,
+        sines: np.ndarray,
+    ):
+        self.pages, self.cosines, self.sines = pages, cosines, sines
+        self.sequences, self.starts, self.counts = (
+            np.asarray(numbers, np.int64) for numbers in (sequences, starts, counts)
+        )
+        self.prepared: dict = {}
 
     @property
-    def count(self) -> int:
+    def rows(self) -> int:
         return len(self.cosines)
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count
-
-    @cached_property
-    def addresses(self) -> tuple[int, int]:
-        """Of the cosines and the sines."""
-        return self.cosines.ctypes.data, self.sines.ctypes.data
 
 
 class Blocks(Protocol):
     """Computes one rank's partials of blocks: (T, width) in float32, to be summed over the ranks.
 
-    Rows are independent, within one kind of work; see :class:`tpi_mpi.kernels.linear.Linear`.
+    Rows are independent; see :class:`tpi_mpi.kernels.linear.Linear`. So are sequences, which see their own pages alone.
     """
 
     def attention(
-        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+        self, tensors: Arranged, hidden: np.ndarray, segments: Segments, cache: KVCache, layer: int, window: int | None
     ) -> np.ndarray:
         """The partial of an attention block, from hidden states (T, width); keys and values join the cache.
 
         tensors: in the order of :data:`ATTENTION`. window: the positions that one sees, itself included; None for all.
         """
 
-    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         """The partial of a feed-forward block, from hidden states (T, width).
 
         tensors: in the order of :data:`FEED_FORWARD`.
@@ -94,8 +95,8 @@ class Blocks(Protocol):
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         """Hidden states (T, width) normalised with the first tensor."""
 
-    def memory(self, rows: int, capacity: int) -> int:
-        """Bytes that ``rows`` positions of a sequence of ``capacity`` take while they are computed, at most.
+    def memory(self, rows: int, longest: int) -> int:
+        """Bytes that ``rows`` positions of sequences of up to ``longest`` take while they are computed, at most.
 
         Without what was allocated when as many had been computed before.
         """

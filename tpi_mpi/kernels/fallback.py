@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tpi_mpi.kernels.blocks import Blocks, Shapes, Span
+from tpi_mpi.kernels.blocks import Blocks, Segments, Shapes
 from tpi_mpi.kernels.formats import TILE, Format, Tiled
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged, Operand, Vector
@@ -50,7 +50,7 @@ class Fallback:
         return ["torch, on dequantized weights"]
 
     @torch.inference_mode()
-    def __call__(self, rows: np.ndarray, operand: Operand, work: str) -> np.ndarray:
+    def __call__(self, rows: np.ndarray, operand: Operand) -> np.ndarray:
         """Row by row, because torch's results for a row depend on how many there are."""
         states, product = torch.from_numpy(np.ascontiguousarray(rows)), torch.empty(len(rows), operand.shape[0])
         for first, weight in _pieces(operand):
@@ -58,8 +58,8 @@ class Fallback:
                 result[first : first + len(weight)] = F.linear(row, weight)
         return product.numpy()
 
-    def several(self, rows: np.ndarray, operands: Sequence[Operand], work: str) -> list[np.ndarray]:
-        return [self(rows, operand, work) for operand in operands]
+    def several(self, rows: np.ndarray, operands: Sequence[Operand]) -> list[np.ndarray]:
+        return [self(rows, operand) for operand in operands]
 
 
 class FallbackBlocks:
@@ -71,24 +71,33 @@ class FallbackBlocks:
 
     @torch.inference_mode()
     def attention(
-        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+        self, tensors: Arranged, hidden: np.ndarray, segments: Segments, cache: KVCache, layer: int, window: int | None
     ) -> np.ndarray:
         norm, query, key, value, output, *options = tensors.tensors
         query_bias, key_bias, value_bias, output_bias, query_norm, key_norm = options
         states = self._norm(norm, torch.from_numpy(hidden))
-        queries = self._turned(self._heads(states, query, query_bias), query_norm, span)
-        keys = self._turned(self._heads(states, key, key_bias), key_norm, span)
-        cache.append(
-            layer, span.start, *(_stored(own, cache.dtype) for own in (keys, self._heads(states, value, value_bias)))
-        )
-        first = 0 if window is None else max(0, span.start - window + 1)
-        seen = [torch.from_numpy(own) for own in cache.read(layer, first, span.stop)]
-        mask = causal_mask(span.start, span.count, first, window)
-        mixed = attention(queries, *seen, self._shapes.heads_per_kv, self._shapes.first_head, mask)
-        return self._product(mixed.transpose(0, 1).flatten(1), output, output_bias).numpy()
+        queries = self._turned(self._heads(states, query, query_bias), query_norm, segments)
+        keys = self._turned(self._heads(states, key, key_bias), key_norm, segments)
+        values = self._heads(states, value, value_bias)
+        mixed, first = [], 0
+        for sequence, start, count in zip(segments.sequences, segments.starts, segments.counts, strict=True):
+            rows, pages = slice(first, first + count), segments.pages[sequence]
+            cache.append(layer, pages, start, *(_stored(own[:, rows], cache.dtype) for own in (keys, values)))
+            mixed.append(self._attended(queries[:, rows], cache, layer, pages, int(start), window))
+            first += count
+        return self._product(torch.cat(mixed, 1).transpose(0, 1).flatten(1), output, output_bias).numpy()
+
+    def _attended(
+        self, queries: torch.Tensor, cache: KVCache, layer: int, pages: np.ndarray, start: int, window: int | None
+    ) -> torch.Tensor:
+        """What the queries (H, T, head_dim) of consecutive positions see in the cache."""
+        first, count = 0 if window is None else max(0, start - window + 1), queries.shape[1]
+        seen = [torch.from_numpy(own) for own in cache.read(layer, pages, first, start + count)]
+        mask = causal_mask(start, count, first, window)
+        return attention(queries, *seen, self._shapes.heads_per_kv, self._shapes.first_head, mask)
 
     @torch.inference_mode()
-    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         norm, gate, up, down, gate_bias, up_bias, down_bias = tensors.tensors
         states = self._norm(norm, torch.from_numpy(hidden))
         gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
@@ -98,27 +107,27 @@ class FallbackBlocks:
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         return self._norm(tensors.tensors[0], torch.from_numpy(hidden)).numpy()
 
-    def memory(self, rows: int, capacity: int) -> int:
+    def memory(self, rows: int, longest: int) -> int:
         shapes = self._shapes
         mixed = shapes.heads * shapes.head_dim
         projected = rows * (6 * shapes.width + 4 * shapes.columns + 6 * mixed)
-        widened = 4 * shapes.kv_heads * capacity * shapes.head_dim  # keys and values in float32, and as stored
-        return 4 * (projected + widened + shapes.heads * rows * capacity)
+        widened = 4 * shapes.kv_heads * longest * shapes.head_dim  # keys and values in float32, and as stored
+        return 4 * (projected + widened + shapes.heads * rows * longest)
 
     def _norm(self, weight: Vector, states: torch.Tensor) -> torch.Tensor:
         return rms_norm(states, _widened(weight), self._shapes.eps)
 
     def _product(self, states: torch.Tensor, operand: Operand, bias: Vector | None) -> torch.Tensor:
-        product = torch.from_numpy(self._linear(states.numpy(), operand, ""))
+        product = torch.from_numpy(self._linear(states.numpy(), operand))
         return product if bias is None else product + _widened(bias)
 
     def _heads(self, states: torch.Tensor, operand: Operand, bias: Vector | None) -> torch.Tensor:
         """(heads, T, head_dim)."""
         return self._product(states, operand, bias).unflatten(1, (-1, self._shapes.head_dim)).transpose(0, 1)
 
-    def _turned(self, heads: torch.Tensor, norm: Vector | None, span: Span) -> torch.Tensor:
+    def _turned(self, heads: torch.Tensor, norm: Vector | None, segments: Segments) -> torch.Tensor:
         heads = heads if norm is None else self._norm(norm, heads)
-        return rotate(heads, torch.from_numpy(span.cosines), torch.from_numpy(span.sines))
+        return rotate(heads, torch.from_numpy(segments.cosines), torch.from_numpy(segments.sines))
 
 
 def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

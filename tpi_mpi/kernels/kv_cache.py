@@ -1,71 +1,100 @@
-"""The keys and values of the positions so far, for this rank's heads alone."""
+"""The keys and values of all sequences, in pages, for this rank's heads alone."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from tpi_mpi.kernels.formats import TILE, Format, Tiled
+from tpi_mpi.kernels.formats import UNIT, Format, Tiled
 from tpi_mpi.kernels.packing import Rows, dequantize, pack, unpack
+
+PAGE = UNIT
+"""Positions of a page."""
 
 
 class KVCache:
-    """Keys and values of one sequence, for every layer.
+    """Keys and values of every layer. A page has those of some consecutive positions of a sequence, of all layers.
 
-    They lie as weights do, so that attention is two products: a head's keys are a matrix of positions times numbers,
-    its values one of numbers times positions. The system provides memory only as positions are written.
+    Which pages belong to which sequence is the caller's business; several sequences may have pages in common.
 
-    dtype: float32, bfloat16 or float16.
+    They lie as weights do, so that attention is two products: in a page, a head's keys are a matrix of positions times
+    numbers, its values one of numbers times positions. The system provides memory only as pages are written.
+
+    pages: how many there are. longest: the most positions of a sequence. dtype: float32, bfloat16 or float16.
     """
 
-    def __init__(self, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: str):
-        self.dtype = dtype
-        self.key_layout, self.value_layout = self.layouts(capacity, head_dim, dtype)
-        self._keys, self._values = (
-            np.zeros((layers, kv_heads, *layout.parts[0].shape), layout.parts[0].dtype)
-            for layout in (self.key_layout, self.value_layout)
-        )
-        starts = (self._keys.ctypes.data, self._values.ctypes.data)
-        steps = (self._keys.nbytes // layers, self._values.nbytes // layers)
-        self.addresses = [tuple(a + layer * b for a, b in zip(starts, steps, strict=True)) for layer in range(layers)]
+    def __init__(self, layers: int, kv_heads: int, pages: int, head_dim: int, dtype: str, longest: int):
+        self.dtype, self.longest, self.kv_heads = dtype, longest, kv_heads
+        self.key_layout, self.value_layout = self.layouts(head_dim, dtype)
+        self.layer_bytes = kv_heads * (self.key_layout.nbytes + self.value_layout.nbytes)
+        self.page_bytes = layers * self.layer_bytes
+        self._pages = np.zeros((pages, layers, self.layer_bytes), np.uint8)
+        start = self._pages.ctypes.data
+        self.addresses = [start + layer * self.layer_bytes for layer in range(layers)]
 
     @staticmethod
-    def layouts(capacity: int, head_dim: int, dtype: str) -> tuple[Tiled, Tiled]:
-        """How the keys and the values of a head lie."""
+    def layouts(head_dim: int, dtype: str) -> tuple[Tiled, Tiled]:
+        """How the keys and the values of a head lie in a page."""
         format = Format(dtype)
-        return Tiled(format, capacity, head_dim), Tiled(format, head_dim, capacity)
+        return Tiled(format, PAGE, head_dim), Tiled(format, head_dim, PAGE)
 
     @classmethod
-    def size(cls, layers: int, kv_heads: int, capacity: int, head_dim: int, dtype: str) -> int:
-        """The size in bytes of a cache made with these arguments."""
-        return layers * kv_heads * sum(layout.nbytes for layout in cls.layouts(capacity, head_dim, dtype))
+    def size_of_page(cls, layers: int, kv_heads: int, head_dim: int, dtype: str) -> int:
+        """Bytes of a page of a cache made with these arguments."""
+        return layers * kv_heads * sum(layout.nbytes for layout in cls.layouts(head_dim, dtype))
 
     @property
-    def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+    def values_offset(self) -> int:
+        """Bytes from a layer's keys to its values."""
+        return self.kv_heads * self.key_layout.nbytes
 
-    @property
-    def capacity(self) -> int:
-        """Positions for which there is room."""
-        return self.key_layout.rows
+    def copy(self, source: int, target: int) -> None:
+        """Copies a page."""
+        self._pages[target] = self._pages[source]
 
-    def append(self, layer: int, start: int, keys: np.ndarray, values: np.ndarray) -> None:
-        """Stores keys and values, each (KV, T, head_dim) as stored, of the T positions from ``start`` on; slowly."""
-        stop = start + keys.shape[1]
-        for head, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):
-            first = start // TILE * TILE
-            rows = np.concatenate([self._rows(layer, head)[first:start], own_keys])
-            self._keys[layer, head, first // TILE : -(-stop // TILE)] = pack(Rows(rows), self.key_layout)[0]
-            columns = self._columns(layer, head)
-            columns[:, start:stop] = own_values.T
-            self._values[layer, head] = pack(Rows(columns), self.value_layout)[0]
+    def append(self, layer: int, pages: Sequence[int], start: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Stores keys and values, each (KV, T, head_dim) as stored, of T positions from ``start`` on; slowly.
 
-    def read(self, layer: int, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        pages: those of the sequence, from its first position on.
+        """
+        for at in range(keys.shape[1]):
+            page, place = pages[(start + at) // PAGE], (start + at) % PAGE
+            for head in range(self.kv_heads):
+                key_part, value_part = self._parts(layer, page, head)
+                rows, columns = (
+                    unpack([key_part], self.key_layout).values,
+                    unpack([value_part], self.value_layout).values,
+                )
+                rows[place], columns[:, place] = keys[head, at], values[head, at]
+                key_part[:], value_part[:] = (
+                    pack(Rows(rows), self.key_layout)[0],
+                    pack(Rows(columns), self.value_layout)[0],
+                )
+
+    def read(self, layer: int, pages: Sequence[int], first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values, float32 (KV, stop - first, head_dim), of the positions from ``first`` up to ``stop``."""
-        heads = range(self._keys.shape[1])
-        keys = [self._rows(layer, head)[first:stop] for head in heads]
-        values = [self._columns(layer, head)[:, first:stop].T for head in heads]
-        return tuple(dequantize(Rows(np.stack(each)), self.key_layout.format) for each in (keys, values))
+        found = []
+        for head in range(self.kv_heads):
+            parts = [self._parts(layer, page, head) for page in pages[: -(-stop // PAGE)]]
+            keys = np.concatenate([unpack([part], self.key_layout).values for part, _ in parts])
+            values = np.concatenate([unpack([part], self.value_layout).values.T for _, part in parts])
+            found.append([keys[first:stop], values[first:stop]])
+        return tuple(dequantize(Rows(np.stack(each)), self.key_layout.format) for each in zip(*found, strict=True))
 
-    def _rows(self, layer: int, head: int) -> np.ndarray:
-        return unpack([self._keys[layer, head]], self.key_layout).values
+    @property
+    def _layouts(self) -> tuple[Tiled, Tiled]:
+        return self.key_layout, self.value_layout
 
-    def _columns(self, layer: int, head: int) -> np.ndarray:
-        return unpack([self._values[layer, head]], self.value_layout).values
+    def _parts(self, layer: int, page: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views of a head's keys and values in a page, as they are stored."""
+        views, at = [], 0
+        for layout in self._layouts:
+            (part,) = layout.parts
+            start = at + head * layout.nbytes
+            views.append(self._pages[page, layer, start : start + layout.nbytes].view(part.dtype).reshape(part.shape))
+            at += self.kv_heads * layout.nbytes
+        return tuple(views)
+
+
+def pages_for(positions: int) -> int:
+    """The pages that hold so many positions of a sequence."""
+    return -(-positions // PAGE)

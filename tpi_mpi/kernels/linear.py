@@ -16,18 +16,17 @@ from tpi_mpi.kernels.operand import Operand
 class Linear(Protocol, AbstractContextManager):
     """Multiplies states with operands.
 
-    Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many, within
-    one kind of work: :data:`tpi_mpi.kernels.blocks.DECODE` or PROMPT.
+    Rows are independent: the result of a row is bitwise the same whatever the other rows are, and however many.
 
     threads: how many compute, the caller's included.
     """
 
     threads: int
 
-    def __call__(self, rows: np.ndarray, operand: Operand, work: str) -> np.ndarray:
+    def __call__(self, rows: np.ndarray, operand: Operand) -> np.ndarray:
         """States (M, K) in float32 times the transpose of the operand (N, K): (M, N) in float32."""
 
-    def several(self, rows: np.ndarray, operands: Sequence[Operand], work: str) -> list[np.ndarray]:
+    def several(self, rows: np.ndarray, operands: Sequence[Operand]) -> list[np.ndarray]:
         """The same states times each of several operands, which must have the same columns."""
 
     def adapt(self) -> None:
@@ -60,15 +59,16 @@ def compiling_announced(announce: Callable[[], None]) -> AbstractContextManager[
     return library().announced(announce)
 
 
-def prepare(layouts: Iterable[Tiled], planes: int, dtypes: Iterable[str] = ()) -> None:
+def prepare(layouts: Iterable[Tiled], planes: int, cached: Iterable[Tiled] = (), dtypes: Iterable[str] = ()) -> None:
     """Loads whatever computes with matrices in these layouts, and converts numbers of these dtypes.
 
-    What has not been compiled yet is, all of it at once. planes: as of :func:`open_linear`.
+    What has not been compiled yet is, all of it at once. planes: as of :func:`open_linear`. cached: layouts of keys
+    and values.
     """
     if kernels_available():
         from tpi_mpi.kernels.compiled.functions import load, needed
 
-        load(needed(layouts, planes, dtypes))
+        load(needed(layouts, planes, cached, dtypes))
 
 
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import astuple, dataclass
 
-from tpi_mpi.kernels.blocks import PROMPT
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import GROUPS, Tiled
 from tpi_mpi.kernels.packing import INT4_ZERO
@@ -58,19 +57,27 @@ class Kernel:
         return f"{self.dtype} with {states.get(self.kind, 'bfloat16 states')}, {self.height} rows at a time"
 
 
-def choose(layout: Tiled, work: str, planes: int, cpu: Cpu) -> Kernel:
+def choose(layout: Tiled, planes: int, cpu: Cpu) -> Kernel:
     """The kernel for a matrix. planes: the bytes of a state where the format is multiplied as integers: 1 or 2."""
+    return _kernel(layout, _kind(layout.format.dtype, cpu), planes, cpu)
+
+
+def choose_exact(layout: Tiled, cpu: Cpu) -> Kernel:
+    """The kernel for a matrix of numbers that does not round states."""
+    return _kernel(layout, FLOAT, 1, cpu)
+
+
+def _kernel(layout: Tiled, kind: str, planes: int, cpu: Cpu) -> Kernel:
     format, heights = layout.format, _WIDE if cpu.wide else _NARROW
-    kind = _kind(format.dtype, work, cpu)
     planes = planes if kind == INTEGER else 1
     group = summed_together(layout) if format.packed else 0
     return Kernel(kind, format.dtype, format.scales, format.zero_points, group, planes, heights[kind, planes])
 
 
-def _kind(dtype: str, work: str, cpu: Cpu) -> str:
+def _kind(dtype: str, cpu: Cpu) -> str:
     if dtype in _INTEGER_FORMATS:
         return INTEGER
-    return ROUNDED if dtype == "bfloat16" and work == PROMPT and cpu.bfloat16 else FLOAT
+    return ROUNDED if dtype == "bfloat16" and cpu.bfloat16 else FLOAT
 
 
 def summed_together(layout: Tiled) -> int:

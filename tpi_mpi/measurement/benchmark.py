@@ -13,7 +13,7 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import BenchOptions, SamplingOptions
 from tpi_mpi.common.trace import ACTIVITIES
-from tpi_mpi.engine.chunking import most_rows
+from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import (
     Latencies,
@@ -24,7 +24,7 @@ from tpi_mpi.engine.report import (
     write_outputs,
 )
 from tpi_mpi.engine.request import Request
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
+from tpi_mpi.engine.sweep.chunking import most_rows
 from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
@@ -50,7 +50,7 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         if world.is_root:  # the files are its own
             check_outputs(options.machine)
         prompt, tokens = _requests(options, slab)
-        engine = Engine(world, cores, slab, options.machine, max(prompt.length, tokens.length))
+        engine = Engine(world, cores, slab, options.machine, Demand.of_one(max(prompt.length, tokens.length)))
     silence = options.deadline.silence
     reads = [slab_rate(world, slab, silence)]
     drop_from_cache(slab.path)
@@ -90,16 +90,18 @@ def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
 def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
     """All ranks generate one sequence together."""
     if engine.world.is_root:
-        for _ in latencies.watch(engine.tokens(request)):
-            pass
+        sequence = engine.leader.submit(request)
+        while not sequence.ended:
+            for owner, token in engine.leader.step():
+                latencies.note(owner, token)
     engine.follow()
 
 
 def _probed(world: World, slab: Slab, cores: Cores, options: BenchOptions) -> list[FormatProbe]:
     """What this rank's threads make of each format of the slabs; on all ranks together."""
-    rows = {DECODE: _DECODE_ROWS, PROMPT: sorted({*_PROMPT_ROWS, most_rows(slab.config.hidden_size)})}
+    prompt_rows = sorted({*_PROMPT_ROWS, most_rows(slab.config.hidden_size)})
     with open_linear(cores.threads(options.machine.threads), options.machine.planes) as linear:
-        return probe_formats(world, cores, slab, linear, formats_to_probe(world, slab), rows)
+        return probe_formats(world, cores, slab, linear, formats_to_probe(world, slab), _DECODE_ROWS, prompt_rows)
 
 
 def _load(slab: Slab, usage: RankUsage, rates: Rates) -> RankLoad:

@@ -9,8 +9,7 @@ import numpy as np
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
-from tpi_mpi.engine.warmup import compiled_once
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
+from tpi_mpi.engine.sweep.warmup import compiled_once
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
@@ -40,12 +39,12 @@ class FormatProbe:
     prompt: Mapping[int, float]
 
     def to_json(self) -> dict:
-        by_rows = {"decode": self.decode, "prompt": self.prompt}
+        by_work = {"decode": self.decode, "prompt": self.prompt}
         return {
             "format": str(self.format),
             "kernels": list(self.kernels),
             "memory": self.memory,
-            **{work: {str(rows): rate for rows, rate in rates.items()} for work, rates in by_rows.items()},
+            **{work: {str(rows): rate for rows, rate in rates.items()} for work, rates in by_work.items()},
         }
 
 
@@ -67,31 +66,27 @@ def probe_formats(
     slab: Slab,
     linear: Linear,
     formats: Sequence[Format],
-    rows: Mapping[str, Collection[int]],
+    decode_rows: Collection[int],
+    prompt_rows: Collection[int],
 ) -> list[FormatProbe]:
     """Measures products in the shapes of this rank's matrices, on all ranks at the same time.
 
-    formats: the same on all ranks, whether their slabs have them or not. rows: how many, by the kind of work.
+    formats: the same on all ranks, whether their slabs have them or not. decode_rows: how many at once, where reading
+    weights takes the time. prompt_rows: the same, where computing does.
     """
     probes, before = [], memory_rate(world, linear.threads)
     for format in formats:
         layouts = _layouts(slab, format)
         with compiled_once(world, cores):
             linear.prepare(chain(*layouts))
-        decode, prompt = _by_rows(world, linear, layouts, slab.config.num_hidden_layers, rows)
+        matrices, largest = _matrices(layouts, slab.config.num_hidden_layers), _largest(layouts)
+        decode = {count: decode_rate(world, linear, matrices, count) for count in decode_rows}
+        prompt = {count: prompt_rate(world, linear, largest, count) for count in prompt_rows}
+        del matrices, largest
         after = memory_rate(world, linear.threads)
         probes.append(FormatProbe(format, linear.describe(chain(*layouts)), (before + after) / 2, decode, prompt))
         before = after
     return probes
-
-
-def _by_rows(
-    world: World, linear: Linear, layouts: Sequence[Sequence[Tiled]], layers: int, rows: Mapping[str, Collection[int]]
-) -> tuple[dict[int, float], dict[int, float]]:
-    """The rates of decoding and of prompts, by the number of rows. The matrices are gone afterwards."""
-    matrices, largest = _matrices(layouts, layers), _largest(layouts)
-    decode = {count: decode_rate(world, linear, matrices, count) for count in rows[DECODE]}
-    return decode, {count: prompt_rate(world, linear, largest, count) for count in rows[PROMPT]}
 
 
 def _layouts(slab: Slab, format: Format) -> list[list[Tiled]]:

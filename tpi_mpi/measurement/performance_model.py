@@ -12,7 +12,8 @@ from tpi_mpi.measurement.rates import Rates, shared_disks
 from tpi_mpi.measurement.simulator import Lane, Sweep, simulate
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.model.transformer import sequence_memory, shapes_of
+from tpi_mpi.model.room import Room
+from tpi_mpi.model.transformer import shapes_of
 from tpi_mpi.weights.budget import Plan, plan
 from tpi_mpi.weights.slab import Slab, planned_slab
 from tpi_mpi.weights.stored_formats import StoredFormats
@@ -81,7 +82,7 @@ class Shard:
             blocks=slab.resident,
             layers=frozenset(slab.layers),
             matrices={name: Matrices.of([extent]) for name, extent in slab.sweep.items()},
-            fixed=sequence_memory(slab.config, shapes, slab.kv_dtype, capacity, chunk),
+            fixed=Room.of_one(capacity).memory(slab.config, shapes, slab.kv_dtype, chunk),
         )
 
     @property

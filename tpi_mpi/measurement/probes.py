@@ -12,7 +12,6 @@ import numpy as np
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.units import MIB
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.reader import open_reader
@@ -44,7 +43,7 @@ def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operan
 
     def multiply(some: Sequence[Sequence[Operand]]) -> None:
         for alike in some:
-            linear.several(states[alike[0].shape[1]], alike, DECODE)
+            linear.several(states[alike[0].shape[1]], alike)
 
     multiply(matrices[:1])  # loads the code
     return nbytes / _seconds(world, lambda: multiply(matrices))
@@ -53,7 +52,7 @@ def decode_rate(world: World, linear: Linear, matrices: Sequence[Sequence[Operan
 def prompt_rate(world: World, linear: Linear, operand: Operand, rows: int) -> float:
     """Floating-point operations per second in products with ``rows`` rows, as in a prompt."""
     states = np.ones((rows, operand.shape[1]), np.float32)
-    return 2 * rows * operand.layout.elements / _seconds(world, lambda: linear(states, operand, PROMPT))
+    return 2 * rows * operand.layout.elements / _seconds(world, lambda: linear(states, operand))
 
 
 def allreduce_seconds(world: World, allreduce: Allreduce, rows: int, width: int) -> float:

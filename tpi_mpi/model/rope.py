@@ -1,6 +1,7 @@
 """The rotary position embedding (Su et al., arXiv 2104.09864) and its extensions to longer contexts."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,13 +23,21 @@ class Rope:
         self._restarts = config.family.restarts_longrope and config.rope.rope_type == "longrope"
         self._frequencies: tuple[int, np.ndarray] = (-1, np.empty(0, np.float32))  # and the length that they are for
 
-    def tables(self, start: int, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines for ``count`` positions from ``start`` on, each (count, dim / 2).
+    def tables(
+        self, starts: Sequence[int], counts: Sequence[int], lengths: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines for some segments, each of ``count`` positions from ``start`` on: (rows, dim / 2) in all.
 
-        length: positions of the sequence so far, including this sweep's; two of the rope types depend on it.
+        lengths: positions of each segment's sequence so far, including all that are computed in the same sweep; two of
+            the rope types depend on it.
         """
-        positions = np.arange(start, start + count, dtype=np.float32)
-        angles = positions[:, None] * self.inverse_frequencies(length)
+        starts, counts = np.asarray(starts), np.asarray(counts)
+        positions = np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        if len({self.kind(length) for length in lengths}) == 1:
+            frequencies = self.inverse_frequencies(lengths[0])
+        else:
+            frequencies = np.repeat([self.inverse_frequencies(length) for length in lengths], counts, axis=0)
+        angles = positions.astype(np.float32)[:, None] * frequencies
         return np.cos(angles) * self.scale, np.sin(angles) * self.scale
 
     def restarts_at(self, length: int) -> bool:
@@ -37,13 +46,13 @@ class Rope:
 
     def inverse_frequencies(self, length: int) -> np.ndarray:
         """Radians per position for each pair of dimensions, (dim / 2,)."""
-        representative = self._representative(length)
+        representative = self.kind(length)
         if self._frequencies[0] != representative:
             self._frequencies = representative, self._computed(representative)
         return self._frequencies[1]
 
-    def _representative(self, length: int) -> int:
-        """A length with the same frequencies; the same one for as many as possible."""
+    def kind(self, length: int) -> int:
+        """A number for the frequencies of a length: a length with the same ones, the same for as many as possible."""
         match self.parameters.rope_type:
             case "dynamic":
                 return max(length, self.trained_length)

@@ -1,8 +1,10 @@
 """One rank's shard of the model: the part of each block that it computes. No MPI, no files."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tpi_mpi.kernels.blocks import DECODE, PROMPT, Shapes, Span
+from tpi_mpi.kernels.blocks import Segments, Shapes
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Tensors
@@ -11,6 +13,7 @@ from tpi_mpi.model.blocks import Kind, shard_blocks
 from tpi_mpi.model.config import ACTIVATIONS, ModelConfig
 from tpi_mpi.model.names import bias_of, weight_of
 from tpi_mpi.model.partition import Partition
+from tpi_mpi.model.room import Room
 from tpi_mpi.model.rope import Rope, rotated_size
 
 # The tensors of blocks in the order in which kernels know them: see tpi_mpi.kernels.blocks.
@@ -42,36 +45,46 @@ class ModelShard:
         self._compute = linear.blocks(self.shapes)
         self._kv_dtype = kv_dtype
 
-    def new_cache(self, capacity: int) -> KVCache:
-        shapes = self.shapes
-        return KVCache(self.config.num_hidden_layers, shapes.kv_heads, capacity, shapes.head_dim, self._kv_dtype)
+    def new_cache(self, pages: int, longest: int) -> KVCache:
+        """Room for keys and values. longest: the most positions of a sequence."""
+        shapes, layers = self.shapes, self.config.num_hidden_layers
+        return KVCache(layers, shapes.kv_heads, pages, shapes.head_dim, self._kv_dtype, longest)
 
-    def memory(self, capacity: int, chunk: int) -> int:
-        """Bytes needed besides weights for a sequence of ``capacity`` positions, computed ``chunk`` at a time.
+    def memory(self, room: Room, chunk: int) -> int:
+        """Bytes needed besides weights for sequences, computed ``chunk`` rows at a time.
 
         Without what stays allocated once so many have been computed.
         """
-        computing = self._compute.memory(min(chunk, capacity), capacity)
-        return computing + sequence_memory(self.config, self.shapes, self._kv_dtype, capacity, chunk)
+        computing = self._compute.memory(min(chunk, room.rows), room.longest)
+        return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk)
 
-    def span(self, start: int, count: int, length: int) -> Span:
-        """``count`` positions from ``start`` on, in a sequence that has ``length`` positions after this sweep.
+    def segments(
+        self,
+        pages: np.ndarray,
+        sequences: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        lengths: Sequence[int],
+    ) -> Segments:
+        """Rows that pass through the blocks together; see :class:`tpi_mpi.kernels.blocks.Segments`.
 
-        A single position continues a sequence; several are a prompt.
+        lengths: that of each segment's sequence, in positions, on which some rotary embeddings depend.
         """
-        return Span(start, *self.rope.tables(start, count, length), DECODE if count == 1 else PROMPT)
+        return Segments(pages, sequences, starts, counts, *self.rope.tables(starts, counts, lengths))
 
-    def attention(self, weights: Tensors, hidden: np.ndarray, layer: int, span: Span, cache: KVCache) -> np.ndarray:
-        """The partial of an attention block, from the hidden states (T, hidden_size) of the span's positions.
+    def attention(
+        self, weights: Tensors, hidden: np.ndarray, layer: int, segments: Segments, cache: KVCache
+    ) -> np.ndarray:
+        """The partial of an attention block, from the hidden states (T, hidden_size) of the segments' positions.
 
-        Appends the span's keys and values to the cache.
+        Adds their keys and values to the cache.
         """
         window = self.config.sliding_windows[layer]
-        return self._compute.attention(weights.arranged(_ATTENTION), hidden, span, cache, layer, window)
+        return self._compute.attention(weights.arranged(_ATTENTION), hidden, segments, cache, layer, window)
 
-    def feed_forward(self, weights: Tensors, hidden: np.ndarray, work: str) -> np.ndarray:
-        """The partial of a feed-forward block, from hidden states (T, hidden_size). work: DECODE or PROMPT."""
-        return self._compute.feed_forward(weights.arranged(_FEED_FORWARD), hidden, work)
+    def feed_forward(self, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
+        """The partial of a feed-forward block, from hidden states (T, hidden_size)."""
+        return self._compute.feed_forward(weights.arranged(_FEED_FORWARD), hidden)
 
     def final_norm(self, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
         """The final norm of hidden states (T, hidden_size); its weight comes with the first slice of the head."""
@@ -79,15 +92,7 @@ class ModelShard:
 
     def logits(self, weights: Tensors, states: np.ndarray) -> np.ndarray:
         """The logits of one slice of the vocabulary, (T, rows of the slice) in float32."""
-        return self.linear(states, weights[weight_of(names.LM_HEAD)], DECODE)
-
-
-def sequence_memory(config: ModelConfig, shapes: Shapes, kv_dtype: str, capacity: int, chunk: int) -> int:
-    """Bytes of a sequence of ``capacity`` positions, computed ``chunk`` at a time: what one rank keeps of it."""
-    cache = KVCache.size(config.num_hidden_layers, shapes.kv_heads, capacity, shapes.head_dim, kv_dtype)
-    whole = 2 * capacity * config.hidden_size  # the hidden states, and their copy in flight to the other ranks
-    partials = 3 * min(chunk, capacity) * config.hidden_size  # one being computed, and two on their way
-    return cache + 4 * (whole + partials + 2 * config.vocab_size)  # logits, in slices and as a whole
+        return self.linear(states, weights[weight_of(names.LM_HEAD)])
 
 
 def shapes_of(config: ModelConfig, partition: Partition, rank: int) -> Shapes:

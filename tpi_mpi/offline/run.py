@@ -9,6 +9,7 @@ from tpi_mpi.comm.allreduce.tuned import describe
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
 from tpi_mpi.common.options import GenerateOptions
+from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import Latencies, check_outputs, rank_trace, run_report, summary, write_outputs
 from tpi_mpi.offline.batch import Batch
@@ -25,7 +26,7 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
         batch = _batch(options, slab) if world.is_root else None
     capacity = world.broadcast(batch.capacity if batch else None)
     with world.agreed():
-        engine = Engine(world, cores, slab, options.machine, capacity)
+        engine = Engine(world, cores, slab, options.machine, Demand.of_one(capacity))
     _advise(world, cores)
     latencies = Latencies()
     with engine:
@@ -60,7 +61,7 @@ def _lead(batch: Batch, engine: Engine, latencies: Latencies) -> None:
     try:
         with batch:
             for task in batch.progress():
-                batch.write(task, latencies.watch(engine.tokens(task.request)))
+                batch.write(task, engine.leader.tokens(task.request))
     except BrokenPipeError:  # whoever was reading standard output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -10,10 +10,10 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
-from tpi_mpi.engine.chunking import Chunking
-from tpi_mpi.engine.warmup import compiled_once, warm_up
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
+from tpi_mpi.engine.sweep.chunking import Chunking
+from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up
 from tpi_mpi.kernels.formats import Format
+from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import open_linear, prepare
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
@@ -77,7 +77,8 @@ class RankCheck:
         make = ALGORITHMS[machine.allreduce]
         with ExitStack() as stack:
             with compiled_once(self.world, self.cores):
-                prepare(slab.computed, machine.planes, [way.dtype])
+                cached = KVCache.layouts(slab.config.head_dim, slab.kv_dtype)
+                prepare(slab.matrices, machine.planes, cached, [way.dtype])
                 self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
             self.allreduce = make(self.world, way, slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
@@ -125,8 +126,7 @@ class RankCheck:
             read = read_rate(self.world, readable, self.options.deadline.silence)
         chunk = self.chunking.sizes(self.options.prompt_tokens)[0]
         formats = formats_to_probe(self.world, self.slab, _COMMON_FORMATS)
-        rows = {DECODE: [1], PROMPT: [chunk]}
-        found = probe_formats(self.world, self.cores, self.slab, self.linear, formats, rows)
+        found = probe_formats(self.world, self.cores, self.slab, self.linear, formats, [1], [chunk])
         return rates_from(read, found, chunk).to_json()
 
     @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from tpi_mpi.kernels.formats import FLOATS, Format, Layout, Plain, Tiled
-from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
 from tpi_mpi.model.config import ModelConfig
@@ -129,21 +128,14 @@ class Slab:
         return tuple(dict.fromkeys(layout for layout in layouts if isinstance(layout, Tiled)))
 
     @property
-    def computed(self) -> Sequence[Tiled]:
-        """The layouts of everything that is multiplied with: of matrices, and of keys and values."""
-        return *self.matrices, *KVCache.layouts(1, self.config.head_dim, self.kv_dtype)
-
-    @property
     def looked_up(self) -> Sequence[str]:
         """The dtype of the embedding, if the rank has it."""
         return [tensor.layout.dtype for tensor in self.blocks[EMBEDDING].tensors] if EMBEDDING in self.blocks else []
 
     @property
     def kv_dtype(self) -> str:
-        """The dtype of the KV cache: that of most weights or, where these are packed, of the layers' norms."""
-        if self.dtype in FLOATS:
-            return self.dtype
-        return self.first_layer[0].tensor(names.weight_of(names.ATTENTION_NORM)).layout.dtype
+        """The dtype of keys and values unless another is asked for: that of most weights, or bfloat16 beside packed."""
+        return self.dtype if self.dtype in FLOATS else "bfloat16"
 
     @property
     def nbytes(self) -> int:

@@ -5,24 +5,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tpi_mpi.kernels.blocks import DECODE, Shapes, Span
+from tpi_mpi.kernels.blocks import Segments, Shapes
 from tpi_mpi.kernels.compiled import functions
 from tpi_mpi.kernels.compiled.functions import Function, product_of
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
+from tpi_mpi.kernels.compiled.segments import Attended, most_places
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
-from tpi_mpi.kernels.kv_cache import KVCache
+from tpi_mpi.kernels.kv_cache import PAGE, KVCache
 from tpi_mpi.kernels.operand import KINDS, Arranged, address_of
 from tpi_mpi.kernels.records import block as record
-from tpi_mpi.kernels.records.block import GELU, GELU_TANH, PART, RELU, ROWS_TOGETHER, SILU
-from tpi_mpi.kernels.table import Kernel
+from tpi_mpi.kernels.records.block import GELU, GELU_TANH, RELU, SILU, SPAN
+from tpi_mpi.kernels.table import Kernel, choose_exact
 
 _ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
 
-# Positions of a long sequence that one item of work attends to when a token is computed.
-_SPAN = 2 * PART
-_ALL = 1 << 40
+# The most rows for which each span of positions is an item of work: with more, there is work enough for all threads.
+_SPLIT_ROWS = 8
 # Rows that a thread claims at a time, of steps that are done row by row.
 _ROWS = 4
 _MOST_PROGRAMS = 128
@@ -34,10 +34,10 @@ _CALL, _SHORT_CALL = struct.Struct(f"{record.CALL}q"), struct.Struct("3q")
 class _Program:
     """The steps of a block for a number of rows, with the record that they share.
 
-    attend: which step is attention, if any; parts: its items of work for each span of positions.
+    attend: which step is attention, if any.
     """
 
-    attend = parts = 0
+    attend = 0
 
     def __init__(self, shapes: Shapes, rows: int):
         self.record = np.zeros(record.RECORD, np.int64)
@@ -72,7 +72,7 @@ class _Program:
 class CompiledBlocks:
     """One rank's blocks; see :class:`tpi_mpi.kernels.blocks.Blocks`."""
 
-    def __init__(self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled, str], Kernel], cpu: Cpu, shapes: Shapes):
+    def __init__(self, pool: Pool, scratch: Scratch, choose: Callable[[Tiled], Kernel], cpu: Cpu, shapes: Shapes):
         self._control, self._threads = pool.control, pool.threads
         self._scratch = scratch
         self._choose, self._cpu = choose, cpu
@@ -81,24 +81,24 @@ class CompiledBlocks:
         self._version = 0
 
     def attention(
-        self, tensors: Arranged, hidden: np.ndarray, span: Span, cache: KVCache, layer: int, window: int | None
+        self, tensors: Arranged, hidden: np.ndarray, segments: Segments, cache: KVCache, layer: int, window: int | None
     ) -> np.ndarray:
         rows, partial = len(hidden), np.empty_like(hidden)
-        key = rows, span.work, id(cache.key_layout), tensors.layouts
+        key = rows, id(cache.key_layout), cache.longest, tensors.layouts
         program = self._programs.get(key) if self._version == self._scratch.version else None
-        program = program or self._plan(key, lambda: self._attention(rows, span.work, cache, tensors))
-        first_span, spans = _spans(span, window)
-        program.items(program.attend, program.parts * spans)
-        places = tensors.address, address_of(hidden), address_of(partial), *cache.addresses[layer], *span.addresses
-        _CALL.pack_into(program.record, 0, *places, span.start, first_span, spans, window or 0)
+        program = program or self._plan(key, lambda: self._attention(rows, cache, tensors))
+        attended = segments.prepared.get(window) or self._prepared(segments, program, window)
+        program.items(program.attend, attended.items)
+        places = tensors.address, address_of(hidden), address_of(partial), cache.addresses[layer]
+        _CALL.pack_into(program.record, 0, *places, *attended.places, window or 0)
         program.run(self._control)
         return partial
 
-    def feed_forward(self, tensors: Arranged, hidden: np.ndarray, work: str) -> np.ndarray:
+    def feed_forward(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         rows, partial = len(hidden), np.empty_like(hidden)
-        key = rows, work, tensors.layouts
+        key = rows, tensors.layouts
         program = self._programs.get(key) if self._version == self._scratch.version else None
-        program = program or self._plan(key, lambda: self._feed_forward(rows, work, tensors))
+        program = program or self._plan(key, lambda: self._feed_forward(rows, tensors))
         _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(partial))
         program.run(self._control)
         return partial
@@ -111,7 +111,7 @@ class CompiledBlocks:
         program.run(self._control)
         return result
 
-    def memory(self, rows: int, capacity: int) -> int:
+    def memory(self, rows: int, longest: int) -> int:
         return 0  # the scratch memory is as large as it was for the most rows
 
     def _plan(self, key: tuple, make: Callable[[], _Program]) -> _Program:
@@ -128,39 +128,43 @@ class CompiledBlocks:
         program.finish([program.by_rows(functions.NORMALISE)])
         return program
 
-    def _attention(self, rows: int, work: str, cache: KVCache, tensors: Arranged) -> _Program:
+    def _prepared(self, segments: Segments, program: _Program, window: int | None) -> Attended:
+        made = Attended(segments, self._shapes, program.record, window)
+        segments.prepared[window] = made
+        return made
+
+    def _attention(self, rows: int, cache: KVCache, tensors: Arranged) -> _Program:
         shapes, program = self._shapes, _Program(self._shapes, rows)
-        kernel = self._choose(cache.key_layout, DECODE)  # exact, for prompts too
-        together = min(shapes.heads, shapes.heads_per_kv)
-        queries = -(-rows * together // kernel.height) * kernel.height
-        spans, span = (-(-cache.capacity // _SPAN), _SPAN) if work == DECODE else (1, _ALL)
+        kernel = choose_exact(cache.key_layout, self._cpu)
+        places = most_places(rows, shapes, kernel.height)
+        split = rows <= _SPLIT_ROWS
+        spans = -(-cache.longest // SPAN) if split else 2
         inputs, total = cache.key_layout.inputs, -(-shapes.head_dim // TILE) * TILE + record.EXTRA
-        projected = self._products(rows, tensors, (record.QUERY, record.KEY, record.VALUE), work)
-        output = self._products(rows, tensors, (record.OUTPUT,), work)
-        of_queries = 4 * shapes.kv_heads * queries * inputs
-        of_totals = 4 * spans * shapes.kv_heads * queries * total
+        projected = self._products(rows, tensors, (record.QUERY, record.KEY, record.VALUE))
+        output = self._products(rows, tensors, (record.OUTPUT,))
+        of_queries = 4 * shapes.kv_heads * places * inputs
+        of_totals = 4 * spans * shapes.kv_heads * places * total
         mixed = shapes.heads * shapes.head_dim
         rooms = self._rooms(rows * 4 * max(shapes.width, mixed), projected, output, of_queries, of_totals)
         program.set(
             **_heads(shapes), product=product_of(kernel).address, height=kernel.height, inputs=inputs,
-            capacity=cache.value_layout.inputs,
-            kind=KINDS[cache.dtype], number_bytes=cache.key_layout.parts[0].nbytes // _numbers(cache.key_layout),
+            kind=KINDS[cache.dtype], number_bytes=cache.key_layout.parts[0].nbytes // (PAGE * inputs),
+            page_bytes=cache.page_bytes, values=cache.values_offset,
             key_bytes=cache.key_layout.nbytes, value_bytes=cache.value_layout.nbytes,
-            queries=rooms[3], query_room=queries, totals=rooms[4], span=span,
+            queries=rooms[3], query_room=places, totals=rooms[4], split=split,
         )  # fmt: skip
         begin = self._place(program, rooms, projected, output, 4 * shapes.width, 4 * mixed, record.OUTPUT_BIAS)
         attend = functions.ATTEND.address, program.address, 0, 1
         middle = [program.by_rows(functions.PREPARE_HEADS), attend, program.by_rows(functions.COMBINE)]
         program.kept.append(cache.key_layout)  # it is found by its identity
         program.attend = len(begin) + 1
-        program.parts = shapes.kv_heads * -(-queries // ROWS_TOGETHER)
         program.finish(begin, middle, _steps_of(output), [program.by_rows(functions.FINISH)])
         return program
 
-    def _feed_forward(self, rows: int, work: str, tensors: Arranged) -> _Program:
+    def _feed_forward(self, rows: int, tensors: Arranged) -> _Program:
         shapes, program = self._shapes, _Program(self._shapes, rows)
-        projected = self._products(rows, tensors, (record.GATE, record.UP), work)
-        output = self._products(rows, tensors, (record.DOWN,), work)
+        projected = self._products(rows, tensors, (record.GATE, record.UP))
+        output = self._products(rows, tensors, (record.DOWN,))
         rooms = self._rooms(rows * 4 * shapes.width, projected, output)
         program.set(columns=shapes.columns, activation=_ACTIVATIONS[shapes.activation])
         begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, record.DOWN_BIAS)
@@ -169,9 +173,9 @@ class CompiledBlocks:
         )
         return program
 
-    def _products(self, rows: int, tensors: Arranged, slots: Sequence[int], work: str) -> list[Product]:
+    def _products(self, rows: int, tensors: Arranged, slots: Sequence[int]) -> list[Product]:
         layouts = [tensors.tensors[slot].layout for slot in slots]
-        return prepared(lambda layout: self._choose(layout, work), self._cpu, self._threads, rows, layouts, slots)
+        return prepared(self._choose, self._cpu, self._threads, rows, layouts, slots)
 
     def _rooms(self, of_states: int, projected: list[Product], output: list[Product], *others: int) -> list[int]:
         """Addresses of the normalised states, the products' results, the ordered states, and others."""
@@ -208,14 +212,6 @@ class CompiledBlocks:
         return [program.by_rows(functions.NORMALISE), *_steps_of(projected)]
 
 
-def _spans(span: Span, window: int | None) -> tuple[int, int]:
-    """The first span of positions that is seen, and how many are."""
-    if span.work != DECODE:
-        return 0, 1
-    first = 0 if window is None else max(0, span.start - window + 1) // _SPAN
-    return first, -(-span.stop // _SPAN) - first
-
-
 def _heads(shapes: Shapes) -> dict[str, int]:
     return {
         "heads": shapes.heads,
@@ -225,10 +221,6 @@ def _heads(shapes: Shapes) -> dict[str, int]:
         "dim": shapes.head_dim,
         "half": shapes.rotated,
     }
-
-
-def _numbers(layout: Tiled) -> int:
-    return layout.tiles * TILE * layout.inputs
 
 
 def _results_size(products: Sequence[Product]) -> int:

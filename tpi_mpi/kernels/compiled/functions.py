@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.compiled.library import library
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.kernels.formats import Tiled
-from tpi_mpi.kernels.table import INTEGER, ROUNDED, STATE_BYTES, Kernel, choose
+from tpi_mpi.kernels.table import INTEGER, ROUNDED, STATE_BYTES, Kernel, choose, choose_exact
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,15 @@ _BLOCKS = (
 _CONVERTING = {"int8": (SCALE, UNSCALE, ADD_SCALED), **dict.fromkeys(("bfloat16", "float16"), (NARROW, WIDEN, ADD))}
 
 
-def needed(layouts: Iterable[Tiled], planes: int, dtypes: Iterable[str] = ()) -> list[Function]:
+def needed(
+    layouts: Iterable[Tiled], planes: int, cached: Iterable[Tiled] = (), dtypes: Iterable[str] = ()
+) -> list[Function]:
     """What computes blocks with matrices in these layouts, and converts numbers of these dtypes.
 
-    planes: bytes of a state where weights are multiplied as integers.
+    planes: bytes of a state where weights are multiplied as integers. cached: layouts of keys and values.
     """
-    kernels = [choose(layout, work, planes, this_cpu()) for layout in layouts for work in (DECODE, PROMPT)]
+    kernels = [choose(layout, planes, this_cpu()) for layout in layouts]
+    kernels += [choose_exact(layout, this_cpu()) for layout in cached]
     products = [function for kernel in kernels for function in (product_of(kernel), order_of(kernel))]
     converting = [function for dtype in dtypes for function in _CONVERTING.get(dtype, ())]
     return list(dict.fromkeys([*products, *_BLOCKS, *converting]))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tpi_mpi.kernels.blocks import DECODE, PROMPT, Blocks, Shapes
+from tpi_mpi.kernels.blocks import Blocks, Shapes
 from tpi_mpi.kernels.compiled.blocks import CompiledBlocks
 from tpi_mpi.kernels.compiled.functions import EXECUTE, load, needed
 from tpi_mpi.kernels.compiled.pool import Pool
@@ -74,9 +74,9 @@ class Multiplier:
     def blocks(self, shapes: Shapes) -> Blocks:
         return CompiledBlocks(self.pool, self.scratch, self.kernel, self.cpu, shapes)
 
-    def kernel(self, layout: Tiled, work: str) -> Kernel:
-        """The kernel that multiplies with a matrix, in a kind of work."""
-        return choose(layout, work, self._planes, self.cpu)
+    def kernel(self, layout: Tiled) -> Kernel:
+        """The kernel that multiplies with a matrix."""
+        return choose(layout, self._planes, self.cpu)
 
     def prepare(self, layouts: Iterable[Tiled]) -> None:
         load(needed(layouts, self._planes))
@@ -85,25 +85,25 @@ class Multiplier:
         return [f"{self.cpu.name}: {kernel}" for kernel in self._kernels(layouts)]
 
     def _kernels(self, layouts: Iterable[Tiled]) -> list[Kernel]:
-        return list({self.kernel(layout, work): None for layout in layouts for work in (DECODE, PROMPT)})
+        return list({self.kernel(layout): None for layout in layouts})
 
-    def __call__(self, rows: np.ndarray, operand: Operand, work: str) -> np.ndarray:
-        return self.several(rows, (operand,), work)[0]
+    def __call__(self, rows: np.ndarray, operand: Operand) -> np.ndarray:
+        return self.several(rows, (operand,))[0]
 
-    def several(self, rows: np.ndarray, operands: Sequence[Operand], work: str) -> list[np.ndarray]:
+    def several(self, rows: np.ndarray, operands: Sequence[Operand]) -> list[np.ndarray]:
         if not all(alike(operands[0].layout, operand.layout) for operand in operands):
-            return [self(rows, operand, work) for operand in operands]
+            return [self(rows, operand) for operand in operands]
         rows = np.ascontiguousarray(rows)
-        key = (rows.shape, rows.dtype, work, *[id(operand.layout) for operand in operands])
+        key = (rows.shape, rows.dtype, *[id(operand.layout) for operand in operands])
         plan = self._plans.get(key) if self._version == self.scratch.version else None
-        plan = plan or self._planned(key, [operand.layout for operand in operands], work)
+        plan = plan or self._planned(key, [operand.layout for operand in operands])
         return plan.run(self.pool.control, rows, operands)
 
-    def _planned(self, key: tuple, layouts: Sequence[Tiled], work: str) -> _Standalone:
+    def _planned(self, key: tuple, layouts: Sequence[Tiled]) -> _Standalone:
         (rows, width), dtype = key[:2]
         assert dtype == np.float32, f"states are {dtype}, not float32"
         assert {layout.columns for layout in layouts} == {width}, f"states of {width} inputs for {layouts}"
-        kernel = self.kernel(layouts[0], work)
+        kernel = self.kernel(layouts[0])
         own = Product(kernel, self.cpu, self.threads, rows, layouts, range(len(layouts)))
         plan = _Standalone(own, self.scratch)
         if len(self._plans) >= _MOST_PLANS or self._version != self.scratch.version:

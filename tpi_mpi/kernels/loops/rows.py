@@ -6,6 +6,7 @@ Each step is given the address of a record of the block: :mod:`tpi_mpi.kernels.r
 import numpy as np
 
 from tpi_mpi.kernels.formats import TILE
+from tpi_mpi.kernels.kv_cache import PAGE
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at
 from tpi_mpi.kernels.loops.pieces import (
@@ -20,7 +21,7 @@ from tpi_mpi.kernels.loops.pieces import (
 from tpi_mpi.kernels.loops.states import pack_height
 from tpi_mpi.kernels.records.block import (
     ACTIVATION,
-    CAPACITY,
+    CACHE,
     COLUMNS,
     COSINES,
     DIM,
@@ -38,10 +39,11 @@ from tpi_mpi.kernels.records.block import (
     KEY_BIAS,
     KEY_BYTES,
     KEY_NORM,
-    KEYS,
     KIND,
     KV_HEADS,
     NORM,
+    OWN_SEGMENTS,
+    PAGE_BYTES,
     PRODUCTS,
     PRODUCTS_STEP,
     QUERIES,
@@ -50,11 +52,10 @@ from tpi_mpi.kernels.records.block import (
     QUERY_ROOM,
     RECORD,
     RESULT,
-    ROWS,
     SECOND,
     SECOND_STEP,
+    SEGMENTS,
     SINES,
-    START,
     STATES,
     TABLE,
     THIRD,
@@ -65,11 +66,30 @@ from tpi_mpi.kernels.records.block import (
     VALUES,
     WIDTH,
 )
+from tpi_mpi.kernels.records.segment import COUNT, FIRST_QUERY, FIRST_ROW, PAGES, SEGMENT, START
 
 
 @helper
 def record_at(address):
     return array_at(address, RECORD, np.int64)
+
+
+@helper
+def segment_at(r, index):
+    return array_at(r[SEGMENTS] + 8 * SEGMENT * index, SEGMENT, np.int64)
+
+
+@helper
+def own_segment(r, row):
+    """The segment with a row."""
+    return segment_at(r, array_at(r[OWN_SEGMENTS], row + 1, np.int64)[row])
+
+
+@helper
+def page_at(r, s, position):
+    """The address of a layer's part of the page that has a position of a segment's sequence."""
+    place = position // PAGE
+    return r[CACHE] + array_at(s[PAGES], place + 1, np.int64)[place] * r[PAGE_BYTES]
 
 
 @helper
@@ -119,10 +139,13 @@ def prepare_heads(first, stop, address):
         add_vector(values, tensor(r, VALUE_BIAS))
         _turn(r, queries, cosines, sines, tensor(r, QUERY_NORM))
         _turn(r, keys, cosines, sines, tensor(r, KEY_NORM))
-        _put_in_packs(r, queries, row)
-        _put_in_cache(r, keys, values, r[START] + row)
-        if row == r[ROWS] - 1:
-            _clear_after(r, r[START] + row)
+        s = own_segment(r, row)
+        own_row = row - s[FIRST_ROW]
+        _put_in_packs(r, s, queries, own_row)
+        page, place = page_at(r, s, s[START] + own_row), (s[START] + own_row) % PAGE
+        _put_in_page(r, keys, values, page, place)
+        if own_row == s[COUNT] - 1:
+            _clear_after(r, page, place)
 
 
 @helper
@@ -137,7 +160,7 @@ def _turn(r, states, cosines, sines, norm):
 
 
 @helper
-def _put_in_packs(r, queries, row):
+def _put_in_packs(r, s, queries, row):
     """The queries of one position; those of a key-value head follow each other, and are padded with zeros."""
     dim, inputs = r[DIM], r[INPUTS]
     for kv_head in range(r[KV_HEADS]):
@@ -145,8 +168,9 @@ def _put_in_packs(r, queries, row):
         for head in range(count):
             place = row * count + head
             pack = place // r[HEIGHT] * r[HEIGHT]
-            size, lane = pack_height(r[ROWS] * count - pack, r[HEIGHT]), place - pack
-            target = array_at(r[QUERIES] + 4 * inputs * (kv_head * r[QUERY_ROOM] + pack), inputs * size, np.float32)
+            size, lane = pack_height(s[COUNT] * count - pack, r[HEIGHT]), place - pack
+            target_row = kv_head * r[QUERY_ROOM] + s[FIRST_QUERY] + pack
+            target = array_at(r[QUERIES] + 4 * inputs * target_row, inputs * size, np.float32)
             start = (first + head) * dim
             for i in range(dim):
                 target[i * size + lane] = queries[start + i]
@@ -155,21 +179,21 @@ def _put_in_packs(r, queries, row):
 
 
 @helper
-def _put_in_cache(r, keys, values, position):
+def _put_in_page(r, keys, values, page, place):
     dim = r[DIM]
     for kv_head in range(r[KV_HEADS]):
         own = kv_head * dim
-        store_row(keys[own : own + dim], r[KEYS] + kv_head * r[KEY_BYTES], r[KIND], position, r[INPUTS])
-        value_matrix = r[VALUES] + kv_head * r[VALUE_BYTES]
-        store_column(values[own : own + dim], value_matrix, r[KIND], position, r[CAPACITY])
+        store_row(keys[own : own + dim], page + kv_head * r[KEY_BYTES], r[KIND], place, r[INPUTS])
+        value_matrix = page + r[VALUES] + kv_head * r[VALUE_BYTES]
+        store_column(values[own : own + dim], value_matrix, r[KIND], place, PAGE)
 
 
 @helper
-def _clear_after(r, position):
+def _clear_after(r, page, place):
     """Makes the values after the last position zero, up to where a product ends: whatever is there gets no weight."""
-    first, stop = position + 1, (position // TILE + 1) * TILE
+    first, stop = place + 1, (place // TILE + 1) * TILE
     for kv_head in range(r[KV_HEADS]):
-        clear_columns(r[VALUES] + kv_head * r[VALUE_BYTES], r[KIND], first, stop, r[DIM], r[CAPACITY])
+        clear_columns(page + r[VALUES] + kv_head * r[VALUE_BYTES], r[KIND], first, stop, r[DIM], PAGE)
 
 
 def activate(first, stop, address):

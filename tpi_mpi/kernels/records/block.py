@@ -4,16 +4,15 @@
     TABLE,  # address: of the addresses of the tensors' arguments
     HIDDEN,  # address: float32 (rows, width)
     RESULT,  # address: float32 (rows, width)
-    KEYS,  # address: of a layer's, in the cache
-    VALUES,
+    CACHE,  # address: of a layer's keys and values in the first page
     COSINES,  # address: float32 (rows, half)
     SINES,
-    START,  # the position of the first row
-    FIRST_SPAN,  # of positions that a row sees
-    SPANS,  # how many there are, each an item of work
+    SEGMENTS,  # address: of a table of segments
+    SEGMENTS_COUNT,
+    OWN_SEGMENTS,  # address: int64 (rows,), which segment each row is in
     WINDOW,  # positions that a query sees, itself included; 0 for all
     CALL,  # how many numbers change from call to call: those above
-) = range(12)
+) = range(11)
 (
     ROWS,
     WIDTH,
@@ -28,9 +27,10 @@
     DIM,  # numbers of a head
     INPUTS,  # the same with the padding of a tile
     HALF,  # pairs that are rotated
-    CAPACITY,  # positions of the cache
-    KIND,  # of numbers in it
+    KIND,  # of numbers in the cache
     NUMBER_BYTES,
+    PAGE_BYTES,  # from one page to the next
+    VALUES,  # bytes from a layer's keys to its values
     KEY_BYTES,  # from one head's keys to the next's
     VALUE_BYTES,
     PRODUCT,  # address: of the kernel that multiplies with them
@@ -38,7 +38,7 @@
     QUERIES,  # address: float32, in packs
     QUERY_ROOM,  # rows of queries of a key-value head, with padding
     TOTALS,  # address: of weighted sums of values
-    SPAN,  # positions of a span
+    SPLIT,  # whether each span of positions is an item of work of its own
     PRODUCTS,  # address: of the first operand's results, and bytes from row to row
     PRODUCTS_STEP,
     SECOND,
@@ -48,7 +48,7 @@
     FINAL_STEP,  # bytes from row to row of the last product's results
     FINAL_BIAS,  # where the table has its bias
     RECORD,
-) = range(CALL, CALL + 33)
+) = range(CALL, CALL + 34)
 """The places of a record's numbers, which are int64, and how many there are."""
 
 NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_BIAS, KEY_BIAS, VALUE_BIAS, OUTPUT_BIAS, QUERY_NORM, KEY_NORM = range(11)
@@ -62,6 +62,9 @@ SILU, RELU, GELU, GELU_TANH = range(4)
 
 PART = 256
 """Positions whose scores are computed together."""
+
+SPAN = 2 * PART
+"""Positions whose values are summed up before the sums of spans are put together."""
 
 ROWS_TOGETHER = 128
 """Rows of queries that one item of work attends for: more amortize reading keys and values, fewer share the work."""

@@ -34,20 +34,26 @@ def compiled_once(world: World, cores: Cores) -> Iterator[None]:
         yield
 
 
-def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int, capacity: int) -> None:
-    """Computes a block of each kind on zeros, for one row and for the ``most_rows`` of a chunk; on all ranks together.
+# Few rows whose results take more memory than a chunk's, because long sequences are divided for them.
+_FEW = 8
 
-    capacity: positions of the longest sequence, which need not be in memory for it.
+
+def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int, longest: int) -> None:
+    """Computes a block of each kind on zeros, for few rows and for the ``most_rows`` of a chunk; on all ranks together.
+
+    longest: positions of the longest sequence, which need not be in memory for it.
     """
-    cache = model.new_cache(capacity)
-    for rows in sorted({1, most_rows}):
-        span, hidden = model.span(0, rows, rows), np.zeros((rows, slab.config.hidden_size), np.float32)
+    cache, pages = model.new_cache(1, longest), np.zeros((1, 1), np.int64)
+    for rows in sorted({1, min(_FEW, most_rows), most_rows}):
+        ones = np.ones(rows, np.int64)
+        segments = model.segments(pages, ones - 1, ones - 1, ones, ones)
+        hidden = np.zeros((rows, slab.config.hidden_size), np.float32)
         for extent in slab.different_layers:
             weights = _zero_weights(extent)
             if extent.name.endswith(Kind.ATTENTION.value):
-                partial = model.attention(weights, hidden, 0, span, cache)
+                partial = model.attention(weights, hidden, 0, segments, cache)
             else:
-                partial = model.feed_forward(weights, hidden, span.work)
+                partial = model.feed_forward(weights, hidden)
         hidden += allreduce.sum(partial)
 
 

@@ -1,0 +1,62 @@
+"""What a run will be asked for, as far as it is known beforehand; and how many sequences at once serve it best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tpi_mpi.common.units import MIB
+from tpi_mpi.engine.sweep.chunking import most_rows
+from tpi_mpi.kernels.kv_cache import PAGE, pages_for
+from tpi_mpi.model.room import Room
+
+MOST_SEQUENCES = 64
+"""Of what ``--batch auto`` chooses from. More of them are computed hardly faster, each on its own."""
+
+# The most rows of a sweep, and bytes of their hidden states.
+_MOST_ROWS, _MOST_BYTES = 1024, 16 * MIB
+# Bytes per second that disks and memory deliver, about, and rows that are computed in the time that weights are read
+# from memory: only their proportions matter here.
+_DISK, _MEMORY, _ROWS = 1e9, 20e9, 8
+# Of the best rate, what suffices: the last sequences add little to it, and each takes the longer.
+_ENOUGH = 0.9
+
+
+@dataclass(frozen=True)
+class Demand:
+    """longest: positions of the longest sequence. requests: how many there will be. positions: of all together."""
+
+    longest: int
+    requests: int
+    positions: int
+
+    @classmethod
+    def of_one(cls, longest: int) -> "Demand":
+        """One sequence at a time."""
+        return cls(longest, 1, longest)
+
+    def room(self, sequences: int, hidden_size: int) -> Room:
+        """What is needed for so many sequences at once, of average length or one of the longest."""
+        average = -(-self.positions // max(1, self.requests)) + PAGE // 2  # half of each last page stays empty
+        pages = max(pages_for(self.longest), min(sequences * pages_for(average), sequences * pages_for(self.longest)))
+        rows = max(most_rows(hidden_size), min(_MOST_ROWS, _MOST_BYTES // (4 * hidden_size)))
+        return Room(sequences, self.longest, pages, min(rows, sequences * self.longest))
+
+    def choices(self, most: int | None) -> list[int]:
+        """Numbers of sequences to choose from. most: how many are allowed, or None for what is best."""
+        if most is not None:
+            return [most]
+        limit = max(1, min(MOST_SEQUENCES, self.requests))
+        return [count for count in (1, 2, 4, 8, 16, 32) if count < limit] + [limit]
+
+
+def sweep_seconds(sequences: int, swept: int, streamed: int) -> float:
+    """About how long a sweep takes: the bytes of weights that stream, or what is computed meanwhile.
+
+    swept: bytes of weights that a sweep uses. streamed: those of them that are read from the disk.
+    """
+    return max(streamed / _DISK, swept / _MEMORY * (1 + sequences / _ROWS))
+
+
+def best(seconds: Mapping[int, float]) -> int:
+    """The fewest sequences that nearly reach the best rate. seconds: of a sweep, by the number of sequences."""
+    rates = {count: count / taken for count, taken in seconds.items()}
+    return min(count for count, rate in rates.items() if rate >= _ENOUGH * max(rates.values()))

@@ -1,0 +1,163 @@
+"""Which positions of which sequences are computed in the next sweep."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+
+from tpi_mpi.engine.schedule.page_pool import PagePool, Prefix
+from tpi_mpi.engine.schedule.sequence import Sequence
+from tpi_mpi.engine.sweep.step import Assignment, Copy, Segment, Step
+from tpi_mpi.kernels.kv_cache import PAGE, pages_for
+from tpi_mpi.model.room import Room
+from tpi_mpi.model.rope import Rope
+
+
+class Scheduler:
+    """Admits sequences in the order in which they come, and says what of each is computed next.
+
+    A sequence is admitted once there are a slot and all the pages that it may need, so none has to give way later. In
+    every sweep each sequence that is being continued computes its latest token; what rows are left go to prompts, the
+    first come first, in as many pieces as it takes.
+
+    share: whether a prompt that begins like earlier sequences refers to their keys and values.
+    """
+
+    def __init__(self, room: Room, rope: Rope, share: bool):
+        self._room, self._rope, self._share = room, rope, share
+        self._pool = PagePool(room.pages, share)
+        self._slots = list(range(room.sequences - 1, -1, -1))
+        self._waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._assignments: list[Assignment] = []
+        self._copies: list[Copy] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self.running)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether all sequences that wait could be admitted at once, as far as slots go."""
+        return len(self._waiting) < max(1, len(self._slots))
+
+    @property
+    def decoding(self) -> bool:
+        """Whether any sequence is past its prompt."""
+        return any(sequence.decoding for sequence in self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Ends a sequence, whether it waits or is under way."""
+        sequence.ended = True
+        if sequence.slot is None:
+            if sequence in self._waiting:
+                self._waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        self._slots.append(sequence.slot)
+        self._pool.release(sequence.pages)
+        sequence.slot, sequence.pages = None, []
+
+    def restart(self, sequence: Sequence) -> None:
+        """Has all positions of a sequence computed again."""
+        self._pool.release(sequence.pages)
+        sequence.pages, sequence.computed = [], 0
+        self._find_prefix(sequence)
+
+    def next(self, prompt_rows: int) -> tuple[Step, list[Sequence]]:
+        """The next sweep, and whose each of its segments is. prompt_rows: the most rows of prompts in it."""
+        taken = [(self._segment(sequence, 1), sequence) for sequence in self.running if sequence.decoding]
+        taken += self._prompts(min(max(1, prompt_rows), self._room.rows - len(taken)))
+        step = Step([segment for segment, _ in taken], self._assignments, self._copies)
+        self._assignments, self._copies = [], []
+        return step, [sequence for _, sequence in taken]
+
+    def swept(self) -> None:
+        """To be called when the sweep is over."""
+        self._pool.swept()
+
+    def _prompts(self, rows: int) -> Iterator[tuple[Segment, Sequence]]:
+        """Positions of prompts that are under way, and then of those that wait, as far as the rows go.
+
+        Of those before it in the same sweep, a prompt finds the keys and values already: rows are computed in order.
+        """
+        candidates = chain([sequence for sequence in self.running if sequence.pending > 0], self._admitted())
+        while rows and (sequence := next(candidates, None)):
+            segment = self._segment(sequence, min(rows, sequence.pending))
+            rows -= segment.count
+            yield segment, sequence
+
+    def _admitted(self) -> Iterator[Sequence]:
+        """Admits those that wait, as they are asked for."""
+        while self._waiting and self._admit(self._waiting[0]):
+            yield self._waiting.popleft()
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives a sequence a slot, and the pages that have what it begins with; says whether that was possible."""
+        if not self._slots:
+            return False
+        promised = sum(other.pages_to_come for other in self.running)
+        known = self._known(sequence)
+        available = self._pool.available - self._pool.idle(known) - promised
+        if pages_for(sequence.request.length) - len(known) > available:
+            return False
+        sequence.slot = self._slots.pop()
+        sequence.begin()
+        self.running.append(sequence)
+        self._find_prefix(sequence)
+        sequence.cached_tokens = sequence.computed
+        return True
+
+    def _known(self, sequence: Sequence) -> list[Prefix]:
+        """The pages with what a sequence begins with. The last token is computed anyhow: another follows from it."""
+        if not self._share or sequence.request.sampling.prompt_logprobs:
+            return []
+        root = self._pool.root(self._rope.kind(len(sequence.ids)))
+        return self._pool.find(root, sequence.ids[: len(sequence.ids) - 1])
+
+    def _find_prefix(self, sequence: Sequence) -> None:
+        """Refers to the pages that have what a sequence begins with, and copies the first part of another one."""
+        known = self._known(sequence)
+        sequence.kind = self._rope.kind(len(sequence.ids))
+        sequence.prefix = known[-1] if known else self._pool.root(sequence.kind)
+        for prefix in known:
+            self._assign(sequence, self._pool.refer(prefix))
+        sequence.remembered, sequence.computed = len(known), PAGE * len(known)
+        if not self._share or sequence.request.sampling.prompt_logprobs:
+            return
+        source, count = self._pool.find_part(sequence.prefix, sequence.ids[sequence.computed : len(sequence.ids) - 1])
+        if source is None:
+            return
+        self._pool.refer(source)  # so that it is not what is taken
+        if self._pool.available:
+            self._copies.append(Copy(source.page, self._assign(sequence, self._pool.take())))
+            sequence.computed += count
+        self._pool.release([source.page])
+
+    def _assign(self, sequence: Sequence, page: int) -> int:
+        self._assignments.append(Assignment(sequence.slot, len(sequence.pages), page))
+        sequence.pages.append(page)
+        return page
+
+    def _segment(self, sequence: Sequence, count: int) -> Segment:
+        """The next positions of a sequence, for which pages are taken."""
+        start = sequence.computed
+        while len(sequence.pages) < pages_for(start + count):
+            self._assign(sequence, self._pool.take())
+        sequence.computed += count
+        self._remember(sequence)
+        last = sequence.pending == 0
+        wanted = count if sequence.request.sampling.prompt_logprobs and sequence.new_tokens == 0 else int(last)
+        return Segment(sequence.slot, start, count, len(sequence.ids), wanted)
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Tells the pool what the pages hold that are full now."""
+        if sequence.prefix is None or self._rope.kind(len(sequence.ids)) != sequence.kind:
+            sequence.prefix = None  # its later keys are turned otherwise, and of no use to anybody else
+            return
+        for place in range(sequence.remembered, sequence.computed // PAGE):
+            tokens = tuple(sequence.ids[place * PAGE : (place + 1) * PAGE])
+            sequence.prefix = self._pool.remember(sequence.prefix, tokens, sequence.pages[place])
+            sequence.remembered += 1
