@@ -15,12 +15,10 @@ Edit: KEEP, the weights that Accelerate is told to keep in memory: as many as he
 
 import argparse
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from programs import FORMATS, Models, Task, add_options, ours, setups, theirs
+from programs import Models, Task, add_options, attempted, drop_from_page_cache, ours, rival, setups, theirs
 
 KEEP = "2GiB"
 PROMPT = list(range(3, 35))
@@ -51,26 +49,10 @@ def runs(models: Models, task: Task, options: argparse.Namespace) -> Iterator[tu
             files = models.slabs(format, setup.ranks)
             yield str(setup), files, lambda setup=setup: ours(models, setup, task)
         model = models.gguf(format)
-        yield f"llama.cpp {FORMATS[format]}", model, lambda model=model: theirs(models, "llama.cpp", model, task)
+        yield rival(format), model, lambda model=model: theirs(models, "llama.cpp", model, task)
     for program in ("accelerate", "transformers") if "bfloat16" in options.formats else ():
         run = lambda program=program: theirs(models, program, models.checkpoint, task, "--keep", KEEP)  # noqa: E731
         yield program, models.checkpoint, run
-
-
-def drop_from_page_cache(files: Path) -> None:
-    for path in [files] if files.is_file() else files.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
-def attempted(run: Callable[[], dict]) -> dict:
-    """What a run took, or nothing if it was killed, or failed."""
-    try:
-        return run()
-    except subprocess.CalledProcessError:
-        return {}
 
 
 def table(results: Sequence[dict]) -> Iterator[str]:

@@ -20,10 +20,11 @@ Edit: SHORT and LONG, the lengths of the prompts; NEW, the tokens after the shor
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from programs import FORMATS, Models, Task, add_options, ours, setups, theirs
+from programs import Models, Task, add_options, contestants, distinct_prompts, rival, theirs
+from rounds import show_spread, spread
 
 SHORT, LONG = 32, 256
 NEW = 16
@@ -39,10 +40,10 @@ def main() -> None:
     options = parser.parse_args()
 
     models = Models(options.checkpoint, options.work)
-    contestants = list(programs(models, options))
-    figures: Figures = {(format, name): [] for format, name, _ in contestants}
+    programs = list(contestants(models, options, partial(theirs, models, "llama.cpp")))
+    figures: Figures = {(format, name): [] for format, name, _ in programs}
     for _ in range(options.rounds):
-        for format, name, run in contestants:
+        for format, name, run in programs:
             figures[format, name].append(measured(run, options.threads))
         medians = list(summary(figures))
         (options.work / "in-memory.json").write_text(json.dumps(medians, indent=2) + "\n")
@@ -50,32 +51,13 @@ def main() -> None:
         print(line)
 
 
-def programs(models: Models, options: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[Task], dict]]]:
-    """Format, name, and how it runs: in each format llama.cpp first."""
-    for format in options.formats:
-        model = models.gguf(format)
-        yield format, rival(format), lambda task, model=model: theirs(models, "llama.cpp", model, task)
-        for setup in setups(options, format):
-            models.slabs(format, setup.ranks)
-            yield format, str(setup), lambda task, setup=setup: ours(models, setup, task)
-
-
-def rival(format: str) -> str:
-    return f"llama.cpp {FORMATS[format]}"
-
-
 def measured(run: Callable[[Task], dict], threads: int) -> dict:
     """One program in one round."""
-    short = run(Task(prompts(SHORT), NEW, threads))
-    long = run(Task(prompts(LONG), 2, threads))
+    short = run(Task(distinct_prompts(REQUESTS, SHORT), NEW, threads))
+    long = run(Task(distinct_prompts(REQUESTS, LONG), 2, threads))
     for took in (short, long):
         del took["token_ids"]  # quantized models of two programs differ, and so do their tokens
     return {"token_ms": 1e3 * short["tpot_s"], "prompt_tokens_s": LONG / long["ttft_s"], "runs": [short, long]}
-
-
-def prompts(length: int) -> Sequence[Sequence[int]]:
-    """Prompts that differ from their first token on, so that nothing of one could be used for another."""
-    return [range(first, first + length) for first in range(3, 3 + REQUESTS)]
 
 
 def summary(figures: Figures) -> Iterator[dict]:
@@ -83,9 +65,7 @@ def summary(figures: Figures) -> Iterator[dict]:
         line = {"format": format, "program": name}
         for key in ("token_ms", "prompt_tokens_s"):
             own, others = ([found[key] for found in each] for each in (rounds, figures[format, rival(format)]))
-            ratios = [mine / theirs for mine, theirs in zip(own, others, strict=True)]
-            line[key] = {"median": statistics.median(own), "least": min(own), "most": max(own)}
-            line[key]["ratio"] = statistics.median(ratios)
+            line[key] = spread(own, others)
         yield line | {"rounds": rounds}
 
 
@@ -95,8 +75,7 @@ def table(medians: Sequence[dict]) -> Iterator[str]:
     for line in medians:
         cells = [line["program"]]
         for key in ("token_ms", "prompt_tokens_s"):
-            figure = line[key]
-            cells += ["{median:.1f} ({least:.1f} to {most:.1f})".format(**figure), f"{figure['ratio']:.2f}"]
+            cells += [show_spread(line[key]), f"{line[key]['ratio']:.2f}"]
         yield f"| {' | '.join(cells)} |"
 
 
