@@ -69,6 +69,10 @@ def generate_parser() -> Parser:
     add("--chat", action="store_true", help="put each prompt into the checkpoint's chat template")
     add("--system", metavar="TEXT", help="system prompt of the chat")
     add("--logprobs", action="store_true", help="add the chosen tokens' log-probabilities to the output")
+    prompt_logprobs = "add the log-probabilities of the prompt's tokens; with --max-new-tokens 0, nothing else"
+    add("--prompt-logprobs", action="store_true", help=prompt_logprobs)
+    top_logprobs = "add the log-probabilities of the K most probable tokens at every position"
+    add("--top-logprobs", metavar="K", type=int, default=0, help=top_logprobs)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_machine(parser.add_argument_group("machine"))
     return parser
