@@ -238,7 +238,7 @@ MISTAKES = [
     (["--prompt", "a" * 3000], "tokens, and the model's context of 512 leaves no room"),
     (
         ["--prompt", "a", "--max-new-tokens", 600],
-        "exceed the model's context of 512; give --max-new-tokens 511 or fewer",
+        "exceed the model's context of 512; give max_new_tokens 511 or fewer",
     ),
     (["--prompt", ""], "the prompt is empty"),
     (["--prompt", "a", "--chat", "--system", "s", "--report", "no/r.json"], "no/r.json cannot be written"),
