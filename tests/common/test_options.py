@@ -26,7 +26,7 @@ def test_defaults_are_greedy_and_automatic():
 
 def test_everything_is_taken_from_the_command_line():
     line = "slabs --prompts p.jsonl --output o.jsonl --chat --system S --logprobs --max-new-tokens 7 --temperature 0.5"
-    line += " --prompt-logprobs --top-logprobs 6"
+    line += " --prompt-logprobs --top-logprobs 6 --skip-bad"
     line += " --top-k 3 --top-p 0.9 --repetition-penalty 1.1 --seed 4 --stop A --stop B --memory 3GiB --window 2"
     line += " --allreduce mpi --threads 2 --report r.json --trace t.json"
     options = parse_generate(line.split())
@@ -35,6 +35,7 @@ def test_everything_is_taken_from_the_command_line():
     assert (machine.memory, machine.window, machine.threads, machine.allreduce) == (3 * 1024**3, 2, 2, "mpi")
     assert (machine.report, machine.trace) == (Path("r.json"), Path("t.json"))
     assert (options.prompts, options.output, options.system) == ("p.jsonl", "o.jsonl", "S")
+    assert (options.chat, options.logprobs, options.skip_bad) == (True, True, True)
 
 
 def test_what_travels_between_ranks_and_how_is_taken_too():
@@ -72,6 +73,7 @@ def test_help_names_every_option(capsys):
         ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 cannot be used with --allreduce mpi"),
         ("slabs --prompt a --timeout 0", "--timeout is 0.0; at least 1"),
         ("slabs --prompt a --system s", "--system needs --chat"),
+        ("slabs --prompt a --skip-bad", "--skip-bad needs --prompts FILE"),
         ("slabs --prompt a --logprobs", "--logprobs are written to the output file; give --output FILE too"),
         ("slabs --prompt a --prompt-logprobs", "--prompt-logprobs are written to the output file; give --output FILE"),
         ("slabs --prompt a --top-logprobs 2", "--top-logprobs are written to the output file; give --output FILE too"),

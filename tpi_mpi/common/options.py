@@ -167,12 +167,15 @@ class GenerateOptions(_RankOptions):
     chat: bool = False
     system: str | None = None
     logprobs: bool = False
+    skip_bad: bool = False
 
     def __post_init__(self):
         if (self.prompt is None) == (self.prompts is None):
             raise UserError("give either --prompt TEXT or --prompts FILE")
         if self.system is not None and not self.chat:
             raise UserError("--system needs --chat: without a chat there is no system prompt")
+        if self.skip_bad and self.prompts is None:
+            raise UserError("--skip-bad needs --prompts FILE, of which it skips lines")
         if self.prompts is None and self.output is None:
             self._refuse_logprobs()
 

@@ -20,6 +20,10 @@ class Latencies:
         self.first: list[float] = []
         self.later: list[float] = []
 
+    def add(self, seconds: float, first: bool) -> None:
+        """Records the time of one token. first: whether it is its request's first."""
+        (self.first if first else self.later).append(seconds)
+
     def watch(self, tokens: Generator[Token, None, None]) -> Generator[Token, None, None]:
         """Passes on the tokens of one request, and records their times. Closes the tokens when it is closed."""
         times = self.first

@@ -23,7 +23,7 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
     """
     with world.agreed():
         batch = _batch(options, slab) if world.is_root else None
-    capacity = world.broadcast(batch.capacity if batch else None)
+    capacity = world.broadcast(batch.survey.longest if batch else None)
     with world.agreed():
         engine = Engine(world, cores, slab, options.machine, capacity)
     _advise(world, cores)
@@ -54,13 +54,15 @@ def _advise(world: World, cores: Cores) -> None:
 
 
 def _lead(batch: Batch, engine: Engine, latencies: Latencies) -> None:
-    """On rank 0: generates one request after another."""
-    if batch.skipped:
-        say(f"{batch.skipped} of {batch.skipped + len(batch.tasks)} prompts are already in the output file")
+    """On rank 0: generates all that is asked for."""
+    survey = batch.survey
+    if survey.answered:
+        say(f"{survey.answered} of {survey.prompts} prompts are already in the output file")
+    if survey.mistakes:
+        say(f"{survey.mistakes} of {survey.prompts} prompts cannot be done; their records say why")
     try:
         with batch:
-            for task in batch.progress():
-                batch.write(task, latencies.watch(engine.tokens(task.request)))
+            batch.answer(engine, latencies)
     except BrokenPipeError:  # whoever was reading standard output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
