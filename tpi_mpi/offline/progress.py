@@ -18,13 +18,15 @@ _BAR = "{percentage:3.0f}%|{bar}| {desc}"
 
 
 class _Progress(ABC):
-    """Of something that takes its time. A context manager, which leaves the bar's last state on the terminal.
+    """Of something that takes its time. A context manager.
 
     total: what there is to do. patience: seconds before anything is shown on a terminal.
+    stays: whether the bar's last state is left there.
     """
 
-    def __init__(self, total: int, patience: float):
+    def __init__(self, total: int, patience: float, stays: bool):
         self._total = total
+        self._stays = stays
         self._width = terminal_width()
         self._bar: tqdm | None = None
         self._began = self._shown = time.monotonic()
@@ -45,13 +47,13 @@ class _Progress(ABC):
             return
         self._shown, self._wait = now, _MOVING if self._width else _LOGGED
         if self._width:
-            self._move(self._width)
+            self._move()
         else:
             say(self._words())
 
-    def _move(self, width: int) -> None:
+    def _move(self) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=self._total, ncols=width, bar_format=_BAR)
+            self._bar = tqdm(total=self._total, ncols=self._width, leave=self._stays, bar_format=_BAR)
         self._bar.n = self._done()
         self._bar.set_description_str(self._words())
 
@@ -60,7 +62,7 @@ class _Progress(ABC):
 
     def __exit__(self, *exception) -> None:
         if self._bar is not None:
-            self._move(self._width)
+            self._move()
             self._bar.close()
 
 
@@ -68,7 +70,7 @@ class SurveyProgress(_Progress):
     """Of the survey of a prompts file."""
 
     def __init__(self, lines: Lines):
-        super().__init__(lines.nbytes, patience=3.0)
+        super().__init__(lines.nbytes, patience=3.0, stays=False)
         self._lines = lines
         self._prompts = 0
 
@@ -92,7 +94,7 @@ class BatchProgress(_Progress):
     """
 
     def __init__(self, survey: Survey):
-        super().__init__(survey.prompts, patience=0.0)
+        super().__init__(survey.prompts, patience=0.0, stays=True)
         self._survey = survey
         self._answered = 0
         self._tokens = 0
