@@ -26,14 +26,16 @@ def test_defaults_are_greedy_and_automatic():
 
 def test_everything_is_taken_from_the_command_line():
     line = "slabs --prompts p.jsonl --output o.jsonl --chat --system S --logprobs --max-new-tokens 7 --temperature 0.5"
+    line += " --prompt-logprobs --top-logprobs 6 --skip-bad"
     line += " --top-k 3 --top-p 0.9 --repetition-penalty 1.1 --seed 4 --stop A --stop B --memory 3GiB --window 2"
     line += " --allreduce mpi --threads 2 --report r.json --trace t.json"
     options = parse_generate(line.split())
-    assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"))
+    assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"), True, 6)
     machine = options.machine
     assert (machine.memory, machine.window, machine.threads, machine.allreduce) == (3 * 1024**3, 2, 2, "mpi")
     assert (machine.report, machine.trace) == (Path("r.json"), Path("t.json"))
     assert (options.prompts, options.output, options.system) == ("p.jsonl", "o.jsonl", "S")
+    assert (options.chat, options.logprobs, options.skip_bad) == (True, True, True)
 
 
 def test_what_travels_between_ranks_and_how_is_taken_too():
@@ -71,10 +73,16 @@ def test_help_names_every_option(capsys):
         ("slabs --prompt a --wire int8 --allreduce mpi", "--wire int8 cannot be used with --allreduce mpi"),
         ("slabs --prompt a --timeout 0", "--timeout is 0.0; at least 1"),
         ("slabs --prompt a --system s", "--system needs --chat"),
-        ("slabs --prompt a --logprobs", "give --output FILE too"),
+        ("slabs --prompt a --skip-bad", "--skip-bad needs --prompts FILE"),
+        ("slabs --prompt a --logprobs", "--logprobs are written to the output file; give --output FILE too"),
+        ("slabs --prompt a --prompt-logprobs", "--prompt-logprobs are written to the output file; give --output FILE"),
+        ("slabs --prompt a --top-logprobs 2", "--top-logprobs are written to the output file; give --output FILE too"),
+        ("slabs --prompts a --top-logprobs 101", "top_logprobs is 101; a whole number from 0 to 100 is needed"),
+        ("slabs --prompts a --top-logprobs -1", "top_logprobs is -1; a whole number from 0 to 100 is needed"),
         ("slabs --prompt a --window 0", "--window is 0; at least 1"),
         ("slabs --prompt a --threads -1", "--threads is -1; at least 1"),
-        ("slabs --prompt a --max-new-tokens 0", "max_new_tokens is 0; a whole number of at least 1"),
+        ("slabs --prompt a --max-new-tokens 0", "max_new_tokens is 0; at least 1 is needed, or 0 together with"),
+        ("slabs --prompt a --max-new-tokens -1", "max_new_tokens is -1; a whole number of at least 1"),
         ("slabs --prompt a --temperature -1", "temperature is -1.0; a number from 0 up"),
         ("slabs --prompt a --temperature nan", "temperature is nan"),
         ("slabs --prompt a --top-k 0", "top_k is 0"),
@@ -107,3 +115,20 @@ def test_a_timeout_is_a_number_of_seconds(timeout):
         parse_generate(["slabs", "--prompt", "a", "--timeout", timeout])
     with pytest.raises(UserError, match=f"--timeout is {float(timeout)}; .*at least 1 is needed"):
         parse_scatter(["slabs", "target", "--timeout", timeout])
+
+
+def test_no_new_tokens_are_fine_where_the_prompt_is_scored():
+    options = parse_generate("slabs --prompts a --prompt-logprobs --max-new-tokens 0".split())
+    assert (options.sampling.max_new_tokens, options.sampling.prompt_logprobs) == (0, True)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_a_switch_is_true_or_false(value):
+    with pytest.raises(UserError, match=f"prompt_logprobs is {value!r}; true or false is needed"):
+        SamplingOptions().override({"prompt_logprobs": value})
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5])
+def test_how_many_tokens_have_log_probabilities_is_a_whole_number(value):
+    with pytest.raises(UserError, match=f"top_logprobs is {value!r}; a whole number from 0 to 100"):
+        SamplingOptions().override({"top_logprobs": value})

@@ -1,9 +1,9 @@
-"""Sizes as people write them."""
+"""Sizes and times as people write them."""
 
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.units import format_size, parse_size
+from tpi_mpi.common.units import format_size, parse_size, show_duration
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,18 @@ def test_sizes_are_written_in_the_largest_unit_that_fits():
     assert format_size(1023) == "1023 B"
     assert format_size(1536) == "1.50 KiB"
     assert format_size(3 * 1024**3) == "3.00 GiB"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (42, "42 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3725, "1 h 02 min"),
+        (86400 * 12 + 3600 * 3, "12 d 03 h"),
+    ],
+)
+def test_a_time_to_wait_is_written_in_two_units(seconds, text):
+    assert show_duration(seconds) == text

@@ -70,8 +70,8 @@ def impatient(monkeypatch):
         monkeypatch.setattr(progress, name, -1.0)
 
 
-def follow(fetched: list[int]) -> None:
-    sweeps = SweepProgress(BLOCKS, lambda: fetched[0])
+def follow(fetched: list[int], shown: bool = True) -> None:
+    sweeps = SweepProgress(BLOCKS, lambda: fetched[0], shown)
     with sweeps.sweep():
         fetched[0] += 2 * 1024**2
         sweeps.block("a")
@@ -99,6 +99,12 @@ def test_a_quick_sweep_shows_nothing(monkeypatch, capsys):
     monkeypatch.setattr(progress, "terminal_width", lambda: None)
     monkeypatch.setattr(progress, "_LOGGED", -1.0)
     follow([0])
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_shown_beside_the_progress_of_many_prompts(monkeypatch, impatient, capsys):
+    monkeypatch.setattr(progress, "terminal_width", lambda: None)
+    follow([0], shown=False)
     assert capsys.readouterr().err == ""
 
 

@@ -64,7 +64,7 @@ def test_a_batch_with_everything(answer, demo_slabs, tmp_path):
     finished = generate(demo_slabs(2), "--chat", "--prompts", prompts, "--logprobs", *files, ranks=2, check=True)
     assert finished.stdout == ""
     records = {record["id"]: record for record in read_records(output.read_text())}
-    assert list(records) == [1, "cut", "stop", "ids", "seed", "same seed"]
+    assert set(records) == {1, "cut", "stop", "ids", "seed", "same seed"}
     assert records[1]["text"] == answer
     assert records[1]["finish_reason"] == "stop"
     assert records["cut"]["token_ids"] == records[1]["token_ids"][:3]
@@ -144,12 +144,12 @@ def test_prompts_from_standard_input_are_answered_on_standard_output(source, ran
             finished = generate(*arguments, ranks=ranks, stdin=lines, check=True)
     else:
         finished = generate(*arguments, ranks=ranks, input=(tmp_path / "p.jsonl").read_text(), check=True)
-    records = read_records(finished.stdout)
-    assert [(record["id"], len(record["token_ids"])) for record in records] == [
-        ("ü", 2),
-        *((i, 1) for i in range(2, 11)),
-    ]
-    assert records[0]["prompt"] == "Grüße"
+    records = {record["id"]: record for record in read_records(finished.stdout)}
+    assert {id: len(record["token_ids"]) for id, record in records.items()} == {
+        "ü": 2,
+        **dict.fromkeys(range(2, 11), 1),
+    }
+    assert records["ü"]["prompt"] == "Grüße"
 
 
 @pytest.mark.parametrize("ranks", [None, 2])
@@ -169,7 +169,8 @@ def test_the_checkpoints_own_settings_count(demo_slabs, tmp_path):
     path.write_text(json.dumps({"eos_token_id": [0, first[5]], "repetition_penalty": 1.0}))
     assert read_records(run_prompts(slabs, {"prompt": QUESTION}))[0]["token_ids"] == first[: first.index(first[5]) + 1]
     path.write_text(json.dumps({"eos_token_id": [0], "repetition_penalty": 9.0}))
-    own, plain = read_records(run_prompts(slabs, {"prompt": QUESTION}, {"prompt": QUESTION, "repetition_penalty": 1}))
+    prompts = {"prompt": QUESTION}, {"prompt": QUESTION, "repetition_penalty": 1}
+    own, plain = sorted(read_records(run_prompts(slabs, *prompts)), key=lambda record: record["id"])
     assert len(set(own["token_ids"])) == len(own["token_ids"])
     assert plain["token_ids"] == first
 
@@ -238,7 +239,7 @@ MISTAKES = [
     (["--prompt", "a" * 3000], "tokens, and the model's context of 512 leaves no room"),
     (
         ["--prompt", "a", "--max-new-tokens", 600],
-        "exceed the model's context of 512; give --max-new-tokens 511 or fewer",
+        "exceed the model's context of 512; give max_new_tokens 511 or fewer",
     ),
     (["--prompt", ""], "the prompt is empty"),
     (["--prompt", "a", "--chat", "--system", "s", "--report", "no/r.json"], "no/r.json cannot be written"),
@@ -260,11 +261,11 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, demo_slabs):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ({"prompt_token_ids": [5, -3]}, "prompt 2: token id -3 is negative"),
-        ({"prompt_token_ids": [5, 1024]}, "prompt 2: token id 1024 is not below the model's vocab_size 1024"),
+        ({"prompt_token_ids": [5, -3]}, "line 2 of {file}: token id -3 is negative"),
+        ({"prompt_token_ids": [5, 1024]}, "line 2 of {file}: token id 1024 is not below the model's vocab_size 1024"),
         (
             {"id": "long", "prompt": "a", "max_new_tokens": 512},
-            "prompt 'long': 1 prompt tokens and 512 new ones exceed",
+            "line 2 of {file}: 1 prompt tokens and 512 new ones exceed",
         ),
     ],
 )
@@ -272,7 +273,7 @@ def test_a_mistake_in_a_prompts_file_is_found_before_any_work(prompt, words, dem
     write_prompts(tmp_path / "p.jsonl", {"id": "good", "prompt": "Hi"}, prompt)
     finished = generate(demo_slabs(1), "--prompts", tmp_path / "p.jsonl", "--output", tmp_path / "o.jsonl")
     assert finished.returncode == 2
-    assert words in finished.stderr
+    assert words.format(file=tmp_path / "p.jsonl") in finished.stderr
     assert not (tmp_path / "o.jsonl").exists() or (tmp_path / "o.jsonl").read_text() == ""
 
 
@@ -298,6 +299,7 @@ def test_a_reader_who_leaves_ends_the_run_cleanly(demo_slabs):
 
 def test_every_sampling_option_may_be_given_in_a_prompts_file(demo_slabs, tmp_path):
     values = {"max_new_tokens": 2, "temperature": 0.5, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 1}
+    values |= {"prompt_logprobs": True, "top_logprobs": 3}
     assert {*values, "stop"} == set(SAMPLING_KEYS)
     write_prompts(tmp_path / "p.jsonl", {"prompt": "Hi", **values, "stop": ["x"]})
     finished = generate(demo_slabs(1), "--prompts", tmp_path / "p.jsonl", check=True)
@@ -309,7 +311,7 @@ def test_standard_input_that_is_no_utf_8_is_a_mistake(ranks, demo_slabs):
     prompts = '{"prompt": "Stra\xdfe"}\n'.encode("latin-1")
     finished = generate(demo_slabs(ranks or 1), "--prompts", "-", ranks=ranks, input=prompts, text=False)
     assert (finished.returncode, finished.stdout) == (2, b"")
-    assert b"standard input cannot be read as UTF-8: " in finished.stderr
+    assert b"line 1 of standard input: not UTF-8: " in finished.stderr
     assert b"Traceback" not in finished.stderr
 
 

@@ -67,9 +67,14 @@ def generate_parser() -> Parser:
     add("--prompt", metavar="TEXT", help="one prompt; its continuation streams to standard output")
     add("--prompts", metavar="FILE.jsonl", help='one {"id": ..., "prompt": ...} per line (- for standard input)')
     add("--output", metavar="FILE.jsonl", help="one JSON object per finished request; those already there are skipped")
+    add("--skip-bad", action="store_true", help="answer a line that cannot be done with an error; do the others")
     add("--chat", action="store_true", help="put each prompt into the checkpoint's chat template")
     add("--system", metavar="TEXT", help="system prompt of the chat")
     add("--logprobs", action="store_true", help="add the chosen tokens' log-probabilities to the output")
+    prompt_logprobs = "add the log-probabilities of the prompt's tokens; with --max-new-tokens 0, nothing else"
+    add("--prompt-logprobs", action="store_true", help=prompt_logprobs)
+    top_logprobs = "add the log-probabilities of the K most probable tokens at every position"
+    add("--top-logprobs", metavar="K", type=int, default=0, help=top_logprobs)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_machine(parser.add_argument_group("machine"))
     return parser

@@ -9,6 +9,7 @@ from tpi_mpi.common.errors import UserError
 
 DEFAULT_NEW_TOKENS = 256
 DEFAULT_TIMEOUT = 60.0
+MOST_TOP_LOGPROBS = 100
 ALLREDUCES = ("star", "direct", "reduce-scatter", "auto", "mpi")
 WIRES = ("float32", "bfloat16", "float16", "int8")
 KV_DTYPES = ("float32", "bfloat16", "float16")
@@ -20,9 +21,11 @@ ACTIVATIONS = ("int16", "int8")
 class SamplingOptions:
     """How one request is continued. None means what the checkpoint's generation_config.json says, or else off.
 
-    max_new_tokens: None for as many as the context has room for, up to DEFAULT_NEW_TOKENS.
+    max_new_tokens: None for as many as the context has room for, up to DEFAULT_NEW_TOKENS; 0 only scores the prompt.
     temperature: 0 takes the most probable token every time.
     seed: None draws a new one for each run.
+    prompt_logprobs: whether the prompt's tokens get log-probabilities as well.
+    top_logprobs: of how many of the most probable tokens there are log-probabilities, at every position.
 
     Raises UserError for a value that is not allowed.
     """
@@ -38,7 +41,12 @@ class SamplingOptions:
     top_logprobs: int = 0
 
     def __post_init__(self):
-        self._whole("max_new_tokens", 1)
+        if not isinstance(self.prompt_logprobs, bool):
+            raise UserError(f"prompt_logprobs is {self.prompt_logprobs!r}; true or false is needed")
+        if self.max_new_tokens == 0 and not self.prompt_logprobs:
+            raise UserError("max_new_tokens is 0; at least 1 is needed, or 0 together with prompt_logprobs")
+        self._whole("max_new_tokens", 0 if self.prompt_logprobs else 1)
+        self._whole("top_logprobs", 0, MOST_TOP_LOGPROBS)
         self._whole("top_k", 1)
         self._whole("seed", 0)
         self._number("temperature", 0, None)
@@ -49,10 +57,14 @@ class SamplingOptions:
         if not all(isinstance(text, str) and text for text in self.stop):
             raise UserError(f"stop is {list(self.stop)!r}; strings of at least one character are needed")
 
-    def _whole(self, name: str, least: int) -> None:
+    def _whole(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise UserError(f"{name} is {value!r}; a whole number of at least {least} is needed")
+        if value is None and most is None:
+            return
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < least or (most is not None and value > most):
+            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise UserError(f"{name} is {value!r}; a whole number {limits} is needed")
 
     def _number(self, name: str, least: float, most: float | None) -> None:
         value = getattr(self, name)
@@ -161,14 +173,25 @@ class GenerateOptions(_RankOptions):
     chat: bool = False
     system: str | None = None
     logprobs: bool = False
+    skip_bad: bool = False
 
     def __post_init__(self):
         if (self.prompt is None) == (self.prompts is None):
             raise UserError("give either --prompt TEXT or --prompts FILE")
         if self.system is not None and not self.chat:
             raise UserError("--system needs --chat: without a chat there is no system prompt")
-        if self.logprobs and self.prompts is None and self.output is None:
-            raise UserError("--logprobs are written to the output file; give --output FILE too")
+        if self.skip_bad and self.prompts is None:
+            raise UserError("--skip-bad needs --prompts FILE, of which it skips lines")
+        if self.prompts is None and self.output is None:
+            self._refuse_logprobs()
+
+    def _refuse_logprobs(self) -> None:
+        """Raises UserError if log-probabilities are asked for, when there is nowhere to write them."""
+        sampling = self.sampling
+        wanted = {"": self.logprobs, "prompt-": sampling.prompt_logprobs, "top-": sampling.top_logprobs}
+        for kind, asked in wanted.items():
+            if asked:
+                raise UserError(f"--{kind}logprobs are written to the output file; give --output FILE too")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Sizes, times and rates as people write and read them."""
 
+import itertools
 import re
 
 from tpi_mpi.common.errors import UserError
@@ -41,6 +42,15 @@ def format_size(size: int) -> str:
 def show_seconds(seconds: float) -> str:
     """A time as text, in milliseconds below one second."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def show_duration(seconds: float) -> str:
+    """A time that somebody has to wait, as text: ``42 s``, ``3 min 05 s``, ``1 h 02 min``, ``2 d 03 h``."""
+    count, units = round(seconds), (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    for (name, size), (next_name, next_size) in itertools.pairwise(units):
+        if count >= size:
+            return f"{count // size} {name} {count % size // next_size:02d} {next_name}"
+    return f"{count} s"
 
 
 def show_rate(rate: float) -> str:

@@ -1,14 +1,13 @@
 """From requests to tokens.
 
 engine      one rank's part of the generation, set up and taken down again
-decoder     one sweep over all blocks
-sums        a sweep's sums over the ranks, in the background where that helps
-step        what rank 0 sends to the other ranks before each sweep
-chunking    how a prompt is divided into chunks
+leader      rank 0's part: requests in, tokens out
+demand      what will be asked for, and how many sequences at once serve it
+planning    one plan for the memory of all ranks
+intake      what users ask for, as requests
 request     a request, and the tokens that answer it one by one
 completion  what has been generated for one request
 sampling    from logits to the next token
-warmup      a pass of zeros, to measure the memory that libraries take
 progress    how far a sweep has come
 report      what a run took
 """

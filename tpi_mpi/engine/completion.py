@@ -22,8 +22,11 @@ class Completion:
     def text(self) -> str:
         return "".join(self._pieces)
 
-    def push(self, token: Token) -> str:
-        """Adds a token; returns the text to show for it, which may be empty."""
+    def push(self, token: Token | None) -> str:
+        """Adds a token; returns the text to show for it, which may be empty. None: the request was for no tokens."""
+        if token is None:
+            self.finish_reason = "length"
+            return ""
         self.tokens.append(token)
         self.finish_reason = token.finish_reason
         return self._cut(self._stream.push(token.id) if self._stream else "")

@@ -63,6 +63,7 @@ class Leader:
     def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence; its room is free for the next sweep. One that has ended may be cancelled too."""
         if not sequence.ended:
+            self.throughput.requests += sequence.new_tokens > 0
             self._scheduler.remove(sequence)
 
     def tokens(self, request: Request) -> Generator[Token, None, None]:
@@ -88,7 +89,9 @@ class Leader:
         prompt_rows = sum(segment.count for segment, owner in pairs if segment.start < len(owner.request.token_ids))
         seconds = time.perf_counter() - began
         self._pace.observe(step.rows, prompt_rows, seconds, self._trace.seconds["compute"] - computed)
-        self.throughput.note(seconds, step.rows, prompt_rows, sum(token is not None for _, token in events))
+        tokens = sum(token is not None for _, token in events)
+        ended = sum(sequence.ended for sequence, _ in events)
+        self.throughput.note(seconds, step.rows, prompt_rows, tokens, ended)
         return events
 
     def _outcome(self, pairs: list[tuple[Segment, Sequence]], readout: Readout) -> list[Event]:

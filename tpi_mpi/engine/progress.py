@@ -18,15 +18,16 @@ class SweepProgress:
     """Follows one sweep after another.
 
     blocks: the bytes of each block of a sweep, by name.
-    fetched: returns the bytes fetched so far. shown: whether anything is.
+    fetched: returns the bytes fetched so far.
+    shown: False where something else tells the progress of the run.
     """
 
     def __init__(self, blocks: Mapping[str, int], fetched: Callable[[], int], shown: bool = True):
         self._blocks = blocks
         self._fetched = fetched
-        self._hidden = not shown
-        width = terminal_width() if shown else None
+        width = terminal_width()
         self._line = StatusLine(width) if width else None
+        self._patience = _PATIENCE if shown else float("inf")
         self._shown = time.monotonic()
 
     @contextmanager
@@ -45,9 +46,7 @@ class SweepProgress:
         """Notes that a block was computed, and shows the line if it is time to."""
         self._done[name] = self._blocks[name]
         now = time.monotonic()
-        if self._hidden:
-            return
-        if now - self._began > _PATIENCE and now - self._shown > (_MOVING if self._line else _LOGGED):
+        if now - self._began > self._patience and now - self._shown > (_MOVING if self._line else _LOGGED):
             self._shown = now
             (self._line.show if self._line else say)(self._text(now - self._began))
 

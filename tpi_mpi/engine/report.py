@@ -3,41 +3,59 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from random import Random
 from statistics import median, quantiles
 
 from tpi_mpi.common.files import check_writable, replace_file
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.trace import ACTIVITIES, Trace, trace_events
 from tpi_mpi.common.units import format_size
-from tpi_mpi.engine.request import Token
-from tpi_mpi.engine.schedule.sequence import Sequence
+
+# Times of tokens that are kept, at most.
+_MOST_TIMES = 100_000
+
+
+class Sample:
+    """Numbers of which the quantiles are wanted: all of them or, of very many, a random part."""
+
+    def __init__(self):
+        self.values: list[float] = []
+        self.count = 0
+        self._random = Random(0)
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        if len(self.values) < _MOST_TIMES:
+            self.values.append(value)
+        elif (place := self._random.randrange(self.count)) < _MOST_TIMES:
+            self.values[place] = value
 
 
 class Latencies:
     """Seconds that the tokens of a run took: ``first``, each request's first token; ``later``, all others."""
 
     def __init__(self):
-        self.first: list[float] = []
-        self.later: list[float] = []
+        self.first, self.later = Sample(), Sample()
 
-    def note(self, sequence: Sequence, token: Token) -> None:
-        """Records the time of a sequence's latest token."""
-        (self.first if sequence.new_tokens == 1 else self.later).append(token.seconds)
+    def add(self, seconds: float, first: bool) -> None:
+        """Records the time of one token. first: whether it is its request's first."""
+        (self.first if first else self.later).add(seconds)
 
 
 class Throughput:
     """What a run's sweeps have done.
 
-    sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
+    requests: that have ended. sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
     decode_seconds, decode_tokens: of the sweeps that computed new tokens alone.
     """
 
     def __init__(self):
-        self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
+        self.requests = self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
         self.seconds = self.decode_seconds = 0.0
 
-    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int) -> None:
-        """Records a sweep."""
+    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int, requests: int) -> None:
+        """Records a sweep, and how many tokens and ends of requests came of it."""
+        self.requests += requests
         self.sweeps, self.rows, self.prompt_rows = self.sweeps + 1, self.rows + rows, self.prompt_rows + prompt_rows
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
         if not prompt_rows:
@@ -113,18 +131,27 @@ class RunSettings:
     sequences: int
 
 
-def run_report(model: str, settings: RunSettings, latencies: Latencies, load: float, ranks: Iterable[Mapping]) -> dict:
+def run_report(
+    model: str,
+    settings: RunSettings,
+    latencies: Latencies,
+    throughput: Throughput,
+    load: float,
+    ranks: Iterable[Mapping],
+) -> dict:
     """The whole report, fit for JSON; times are in seconds, and ``ttft_s`` is the median over the requests.
 
+    Those of a request begin when its turn comes.
     load: from the program's start until it is ready to generate. ranks: their entries, in rank order.
     """
     return {
         "model": model,
         **vars(settings),
-        "prompts": len(latencies.first),
-        "new_tokens": len(latencies.first) + len(latencies.later),
-        "ttft_s": _median(latencies.first),
-        "tpot_s": {"median": _median(latencies.later), "p90": _p90(latencies.later)},
+        "prompts": throughput.requests,
+        "new_tokens": throughput.tokens,
+        **throughput.to_json(),
+        "ttft_s": _median(latencies.first.values),
+        "tpot_s": {"median": _median(latencies.later.values), "p90": _p90(latencies.later.values)},
         "load_s": round(load, 6),
         "ranks": list(ranks),
     }

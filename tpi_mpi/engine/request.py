@@ -1,4 +1,4 @@
-"""What the engine is given, and what it returns: a request, and its tokens one by one."""
+"""What the engine is given, and what it returns: a request, its tokens one by one, and scores of its prompt."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ class Token:
     logprob: its log-probability by the model itself, before temperature and the like.
     seconds: how long it took; for a request's first token, that is the TTFT.
     finish_reason: None while the sequence continues, ``stop`` after an end-of-text token, ``length`` at the limit.
-    top: the most probable tokens, with their log-probabilities.
+    top: the most probable tokens with their log-probabilities, as many as ``top_logprobs`` asks for.
     """
 
     id: int
@@ -24,7 +24,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Score:
-    """The log-probability of one token of a prompt, and the most probable tokens in its place, with theirs."""
+    """What the model itself thought of one token of a prompt, given those before it. logprob, top: as in Token."""
 
     id: int
     logprob: float
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def length(self) -> int:
-        """Positions of the finished sequence, except that of the last token, which is never read."""
+        """Positions of the finished sequence, except that of the last new token, which is never read."""
         return len(self.token_ids) + max(0, self.sampling.max_new_tokens - 1)
 
     def finish_reason(self, token_id: int, count: int) -> str | None:

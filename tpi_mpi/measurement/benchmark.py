@@ -71,7 +71,9 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
     kernels = world.gather([probe.to_json() for probe in formats])
     if world.is_root:
         latencies.later = decoded.later
-        report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, load, ranks)
+        report = run_report(
+            Manifest.load(options.slabs).model, engine.settings(), latencies, engine.leader.throughput, load, ranks
+        )
         report |= {"main_format": str(own.layers.main_format), "kernels": _by_rank(kernels)}
         _publish(options, report | _bounds(options, engine, ranks, allreduce), traces)
 
@@ -93,7 +95,7 @@ def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
         sequence = engine.leader.submit(request)
         while not sequence.ended:
             for owner, token in engine.leader.step():
-                latencies.note(owner, token)
+                latencies.add(token.seconds, first=owner.new_tokens == 1)
     engine.follow()
 
 

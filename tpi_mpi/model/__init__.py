@@ -8,4 +8,5 @@ partition    which rank holds which heads and columns
 blocks       the tensors of each block, and how they are cut
 transformer  the part of each block that one rank computes
 rope         the rotary position embedding
+room         what there is room for at once, and the memory that it takes
 """

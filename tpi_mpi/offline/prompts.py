@@ -1,76 +1,113 @@
 """The prompts file: one JSON object per line, each a prompt to continue."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.json_object import shorten
 from tpi_mpi.common.options import SAMPLING_KEYS, SamplingOptions
+from tpi_mpi.offline.hashes import HashSet, hash_of
+
+_KEYS = ("id", "prompt", "prompt_token_ids", *SAMPLING_KEYS)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt to continue, as the user gave it. Either ``text`` or ``token_ids`` is set."""
+    """One prompt to continue, as the user gave it. Either ``text`` or ``token_ids`` is set.
+
+    line: the number of its line; None if it is from no file.
+    """
 
     id: str | int
     text: str | None
     token_ids: tuple[int, ...] | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    line: int | None = None
+
+    @property
+    def content(self) -> str | tuple[int, ...]:
+        return self.token_ids if self.text is None else self.text
 
 
-def read_prompts(lines: Iterable[str], origin: str, defaults: SamplingOptions) -> list[Prompt]:
-    """Reads a whole prompts file. Empty lines are skipped; a line without an id gets its line number as id.
+@dataclass(frozen=True)
+class Mistake:
+    """A line that cannot be done, and the sentence that says why.
 
-    origin: the file's name, for messages. defaults: for what a line does not set itself.
-    Raises UserError, naming the line, for the first one that is not understood or repeats an id; and for a file
-    without prompts.
+    id: the line's own if that is known and new, else the line's number. text: the prompt if that is known.
     """
-    prompts: dict[str | int, Prompt] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = _read_prompt(line, number, defaults)
-            if prompt.id in prompts:
-                raise UserError(f"id {prompt.id!r} was used before; every prompt needs its own")
-        except UserError as error:
-            raise UserError(f"line {number} of {origin}: {error}") from None
-        prompts[prompt.id] = prompt
-    if not prompts:
-        raise UserError(f"{origin} has no prompts; one JSON object per line is needed")
-    return list(prompts.values())
+
+    id: str | int
+    text: str | None
+    sentence: str
+    line: int | None = None
 
 
-def _read_prompt(line: str, number: int, defaults: SamplingOptions) -> Prompt:
+class PromptsFile:
+    """What each line says, found anew at every iteration: a prompt, or a mistake if it is none or repeats an id.
+
+    Empty lines are skipped; a line without an id gets its number as id. defaults: for what a line does not set itself.
+    """
+
+    def __init__(self, lines: Iterable[bytes], defaults: SamplingOptions):
+        self._lines = lines
+        self._defaults = defaults
+
+    def __iter__(self) -> Iterator[Prompt | Mistake]:
+        used = HashSet()
+        for number, line in enumerate(self._lines, start=1):
+            if line.strip():
+                yield _read(line, number, self._defaults, used)
+
+
+def _read(line: bytes, number: int, defaults: SamplingOptions, used: HashSet) -> Prompt | Mistake:
+    """What one line says. used: the ids of the lines before, to which its own is added."""
+    id, text = number, None
     try:
-        value = json.loads(line)
-    except ValueError as error:
+        values = _values(line)
+        text = values["prompt"] if isinstance(values.get("prompt"), str) else None
+        id = _id(values.get("id", number), used)
+        return Prompt(id, *_content(values), _sampling(values, defaults), number)
+    except UserError as error:
+        return Mistake(id, text, str(error), number)
+
+
+def _values(line: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError('not a JSON object such as {"prompt": "..."}')
-    known = ("id", "prompt", "prompt_token_ids", *SAMPLING_KEYS)
-    for key in value:
-        if key not in known:
-            raise UserError(f"key {key!r} is not understood; the keys are {', '.join(known)}")
-    sampling = defaults.override({key: value[key] for key in SAMPLING_KEYS if key in value})
-    return Prompt(_id(value.get("id", number)), *_content(value), sampling)
-
-
-def _id(value: object) -> str | int:
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise UserError(f"id is {value!r}; a string or a whole number is needed")
     return value
 
 
-def _content(value: dict[str, object]) -> tuple[str | None, tuple[int, ...] | None]:
-    text, token_ids = value.get("prompt"), value.get("prompt_token_ids")
+def _id(value: object, used: HashSet) -> str | int:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise UserError(f"id is {shorten(value)}; a string or a whole number is needed")
+    if not used.add(hash_of(value)):
+        raise UserError(f"id {value!r} was used before; every prompt needs its own")
+    return value
+
+
+def _content(values: dict[str, object]) -> tuple[str | None, tuple[int, ...] | None]:
+    text, token_ids = values.get("prompt"), values.get("prompt_token_ids")
     if (text is None) == (token_ids is None):
         raise UserError("either prompt or prompt_token_ids is needed")
     if text is not None and not isinstance(text, str):
-        raise UserError(f"prompt is {text!r}; a string is needed")
+        raise UserError(f"prompt is {shorten(text)}; a string is needed")
     if token_ids is None:
         return text, None
     whole = isinstance(token_ids, list) and all(type(item) is int for item in token_ids)
     if not whole or not token_ids:
         raise UserError("prompt_token_ids is not a list of at least one whole number")
     return None, tuple(token_ids)
+
+
+def _sampling(values: dict[str, object], defaults: SamplingOptions) -> SamplingOptions:
+    for key in values:
+        if key not in _KEYS:
+            raise UserError(f"key {key!r} is not understood; the keys are {', '.join(_KEYS)}")
+    return defaults.override({key: values[key] for key in SAMPLING_KEYS if key in values})

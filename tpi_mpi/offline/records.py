@@ -1,33 +1,35 @@
-"""The output file: one JSON object per finished request, each on disk before the next request begins."""
+"""The output file: one JSON object per finished request, on disk before the next sweep begins."""
 
 import fcntl
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.engine.completion import Completion
-from tpi_mpi.offline.prompts import Prompt
-
-# How every record begins: this identifies a line that was cut off while it was being written.
-_START = b'{"id": '
+from tpi_mpi.offline.hashes import HashSet, hash_of
+from tpi_mpi.offline.prompts import Mistake, Prompt
+from tpi_mpi.offline.record import START, is_of_mistake, line_of
 
 
 class Records:
     """Appends records to a file, in which an interrupted run finds what it has already done. A context manager.
+
+    Of the records that were there before, only hashes are kept: of their ids, and of these with their prompts.
 
     Raises UserError, on construction, if the file cannot be written, holds anything but records, or is in use.
     """
 
     def __init__(self, path: Path):
         self._path = path
+        self._ids, self._prompts, self._mistakes = HashSet(), HashSet(), HashSet()
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
         try:
             self._lock()
-            self._answered = self._recover()
+            self._recover()
         except BaseException:
             self._file.close()
             raise
@@ -43,35 +45,50 @@ class Records:
         except OSError:
             pass  # not every network filesystem knows locks
 
-    def _recover(self) -> dict[str | int, dict]:
-        """Reads the file's records, by id; drops a last line that was cut off while it was being written."""
+    def _recover(self) -> None:
+        """Reads the file's records; drops a last line that was cut off while it was being written."""
         self._file.seek(0)
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        complete, cut_off = content[:end], content[end:]
         try:
-            if not _START.startswith(cut_off[: len(_START)]):
-                raise ValueError("the last line is no record")
-            records = [json.loads(line) for line in complete.splitlines() if line.strip()]
-            answered = {record["id"]: record for record in records}
-        except (ValueError, TypeError, KeyError):
+            complete = sum(map(self._remember, self._file))
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(f"{self._path} is not an output file of this program; name another one") from None
-        self._file.truncate(len(complete))
-        return answered
+        self._file.truncate(complete)
 
-    def remaining(self, prompts: list[Prompt]) -> list[Prompt]:
-        """The prompts without a record. Raises UserError if a record answers another prompt under the same id."""
-        rest = []
-        for prompt in prompts:
-            record = self._answered.get(prompt.id)
-            if record is None:
-                rest.append(prompt)
-            elif not _answers(record, prompt):
-                raise UserError(f"{self._path} answers another prompt under id {prompt.id!r}; name another file")
-        return rest
+    def _remember(self, line: bytes) -> int:
+        """Notes what one line answers; returns the bytes of it that are to be kept.
 
-    def write(self, record: dict) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        Raises ValueError, TypeError, KeyError or RecursionError if it is no record.
+        """
+        if not line.endswith(b"\n"):
+            if not START.startswith(line[: len(START)]):
+                raise ValueError("the last line is no record")
+            return 0
+        if line.strip():
+            record = json.loads(line)
+            content = record["id"], record.get("prompt"), record.get("prompt_token_ids")
+            if is_of_mistake(record):
+                self._mistakes.add(hash_of(*content))
+            else:
+                self._ids.add(hash_of(record["id"]))
+                self._prompts.add(hash_of(*content))
+        return len(line)
+
+    def answered(self, entry: Prompt | Mistake) -> bool:
+        """Whether there was a record of it. Raises UserError if one answers another prompt under the same id.
+
+        The record of a mistake answers nothing else, so that a prompt is done once it has been put right.
+        """
+        if isinstance(entry, Mistake):
+            return hash_of(entry.id, entry.text, None) in self._mistakes
+        if hash_of(entry.id, entry.text, entry.token_ids) in self._prompts:
+            return True
+        if hash_of(entry.id) in self._ids:
+            raise UserError(f"{self._path} answers another prompt under id {entry.id!r}; name another file")
+        return False
+
+    def write(self, records: Iterable[dict]) -> None:
+        """Appends records, and returns when they are on the disk."""
+        self._file.write(b"".join(map(line_of, records)))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -80,21 +97,3 @@ class Records:
 
     def __exit__(self, *exception) -> None:
         self._file.close()
-
-
-def record_of(prompt: Prompt, completion: Completion, logprobs: bool) -> dict:
-    """The record of a finished request; ``logprobs``: whether the log-probabilities of its tokens are included."""
-    record: dict = {"id": prompt.id, "prompt": prompt.text}
-    if prompt.token_ids is not None:
-        record["prompt_token_ids"] = list(prompt.token_ids)
-    record["text"] = completion.text
-    record["token_ids"] = [token.id for token in completion.tokens]
-    record["finish_reason"] = completion.finish_reason
-    if logprobs:
-        record["logprobs"] = [token.logprob for token in completion.tokens]
-    return record
-
-
-def _answers(record: dict, prompt: Prompt) -> bool:
-    given_ids = list(prompt.token_ids) if prompt.token_ids else None
-    return record.get("prompt") == prompt.text and record.get("prompt_token_ids") == given_ids

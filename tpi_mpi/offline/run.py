@@ -24,9 +24,9 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
     """
     with world.agreed():
         batch = _batch(options, slab) if world.is_root else None
-    capacity = world.broadcast(batch.capacity if batch else None)
+    demand = Demand(*world.broadcast(_demand(batch) if batch else None))
     with world.agreed():
-        engine = Engine(world, cores, slab, options.machine, Demand.of_one(capacity))
+        engine = Engine(world, cores, slab, options.machine, demand, shown=options.prompt is not None)
     _advise(world, cores)
     latencies = Latencies()
     with engine:
@@ -46,6 +46,11 @@ def _batch(options: GenerateOptions, slab: Slab) -> Batch:
     return Batch(options, slab.config)
 
 
+def _demand(batch: Batch) -> tuple[int, int, int]:
+    survey = batch.survey
+    return survey.longest, survey.requests, survey.positions
+
+
 def _advise(world: World, cores: Cores) -> None:
     """Says so if mpirun's binding leaves cores idle."""
     confined = world.gather(f"rank {world.rank} on {world.host}" if cores.confined else None)
@@ -55,13 +60,15 @@ def _advise(world: World, cores: Cores) -> None:
 
 
 def _lead(batch: Batch, engine: Engine, latencies: Latencies) -> None:
-    """On rank 0: generates one request after another."""
-    if batch.skipped:
-        say(f"{batch.skipped} of {batch.skipped + len(batch.tasks)} prompts are already in the output file")
+    """On rank 0: generates all that is asked for."""
+    survey = batch.survey
+    if survey.answered:
+        say(f"{survey.answered} of {survey.prompts} prompts are already in the output file")
+    if survey.mistakes:
+        say(f"{survey.mistakes} of {survey.prompts} prompts cannot be done; their records say why")
     try:
         with batch:
-            for task in batch.progress():
-                batch.write(task, engine.leader.tokens(task.request))
+            batch.answer(engine.leader, latencies)
     except BrokenPipeError:  # whoever was reading standard output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -72,6 +79,7 @@ def _report(world: World, options: GenerateOptions, engine: Engine, latencies: L
     traces = world.gather(rank_trace(usage, engine.trace))
     if not world.is_root:
         return
-    report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, load, ranks)
+    throughput = engine.leader.throughput
+    report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, throughput, load, ranks)
     say(summary(report))
     write_outputs(options.machine, report, traces)

@@ -9,9 +9,11 @@ import select
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 
 from tpi_mpi.common.errors import say
+
+PIECE = 1 << 16
+"""Bytes that are read at once."""
 
 # Seconds within which everything that the launcher still had to forward arrives, once its own input has ended.
 _GRACE = 1.0
@@ -19,18 +21,22 @@ _GRACE = 1.0
 _PATIENCE = 10.0
 
 
-def read_lines() -> Iterator[str]:
-    """Yields the lines of standard input."""
+def read_stdin() -> Iterator[bytes]:
+    """Yields the bytes of standard input, piece by piece."""
     source = _launchers_input()
     if source is None:
-        with open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as lines:  # whatever the locale says
-            yield from lines
-    elif stat.S_ISFIFO(os.fstat(source).st_mode):
-        with closing(_Forwarded(source)) as lines:
-            yield from lines
-    else:
-        with open(source, encoding="utf-8") as lines:
-            yield from lines
+        yield from _pieces(sys.stdin.fileno())
+        return
+    try:
+        forwarded = stat.S_ISFIFO(os.fstat(source).st_mode)
+        yield from _Forwarded(source) if forwarded else _pieces(source)
+    finally:
+        os.close(source)
+
+
+def _pieces(descriptor: int) -> Iterator[bytes]:
+    with open(descriptor, "rb", closefd=False) as file:
+        yield from iter(lambda: file.read(PIECE), b"")
 
 
 def _launchers_input() -> int | None:
@@ -48,19 +54,14 @@ def _launchers_input() -> int | None:
 
 
 class _Forwarded:
-    """Lines that mpirun forwards from a pipe, until the pipe has no writer left and nothing more arrives."""
+    """Pieces that mpirun forwards from a pipe, until the pipe has no writer left and nothing more arrives."""
 
     def __init__(self, source: int):
         self._source = source
         self._own = sys.stdin.fileno()
 
-    def __iter__(self) -> Iterator[str]:
-        rest = b""
-        while piece := self._read():
-            *complete, rest = (rest + piece).split(b"\n")
-            yield from (line.decode("utf-8") for line in complete)
-        if rest:
-            yield rest.decode("utf-8")
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._read, b"")
 
     def _read(self) -> bytes:
         """The bytes that arrive next; none at the end."""
@@ -71,13 +72,10 @@ class _Forwarded:
             silent += _GRACE
             if silent == _PATIENCE:
                 say("waiting for the end of standard input; if mpirun does not pass it on, give --prompts a file")
-        return os.read(self._own, 1 << 16)
+        return os.read(self._own, PIECE)
 
     def _drained(self) -> bool:
         """Whether the launcher's pipe is empty and has no writer left."""
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
-
-    def close(self) -> None:
-        os.close(self._source)

@@ -6,6 +6,7 @@ functions   their names
 pool        the threads that run them
 prepared    products with all that kernels need to know of them
 multiplier  products of whoever has arrays
+segments    whose positions the rows of a block are
 blocks      the steps of a block, prepared once and run by one call
 reading     memory read for its rate
 """

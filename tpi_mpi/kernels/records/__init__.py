@@ -3,6 +3,7 @@
 pool     what the threads of a pool share
 product  the arguments of products
 block    the record of a block's steps
+segment  that of some positions of a sequence
 reading  the arguments of reading memory
 search   those of the search for scales
 symbols  what compiled code calls by name

@@ -1,0 +1,154 @@
+"""What a user asks for turned into a request that the engine takes, and the request's tokens into text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from operator import index, itemgetter
+from pathlib import Path
+from secrets import randbits
+
+from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
+from tpi_mpi.engine.completion import Completion
+from tpi_mpi.engine.request import Request
+from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.tokenizer.tokenizer import Tokenizer
+
+# What generation_config.json says for a request that leaves it open.
+_DEFAULTS = ("top_k", "top_p", "repetition_penalty")
+
+
+class CheckpointError(UserError):
+    """The checkpoint lacks what a request needs: no other request of the kind can be done either."""
+
+
+class Intake:
+    """Takes in what users ask for. The tokenizer is read when it is first needed.
+
+    slabs: the directory that has the checkpoint's tokenizer and generation_config.json.
+    longest: positions of the longest sequence that there is memory for, or None for as many as the context has.
+
+    Raises UserError, on construction, if generation_config.json is not understood.
+    """
+
+    def __init__(self, slabs: Path, config: ModelConfig, longest: int | None = None):
+        generation = _generation_config(slabs / "generation_config.json")
+        self._slabs = slabs
+        self._config = config
+        self._defaults = _sampling_defaults(generation)
+        self._eos_token_ids = frozenset(generation.token_ids("eos_token_id") or config.eos_token_id)
+        self.longest = longest
+
+    def request(
+        self, content: str | Sequence[int], sampling: SamplingOptions, chat: bool = False, system: str | None = None
+    ) -> Request:
+        """The request for a text, or for token ids, to be continued.
+
+        chat: whether a text is put into the checkpoint's chat template, together with the ``system`` prompt.
+        Raises CheckpointError if the checkpoint has no tokenizer or template for it; otherwise UserError if it cannot
+        be done.
+        """
+        if sampling.stop:
+            self._tokenizer()  # without one, stop strings would never be found
+        ids = self._encode(content, chat, system) if isinstance(content, str) else _whole_numbers(content)
+        self._check(ids)
+        return Request(ids, self._settle(sampling, len(ids)), self._eos_token_ids)
+
+    def completion(self, request: Request) -> Completion:
+        """An empty completion of a request, which turns its tokens into text if there is a tokenizer."""
+        loaded = self._loaded
+        return Completion(loaded if isinstance(loaded, Tokenizer) else None, request)
+
+    @cached_property
+    def _loaded(self) -> Tokenizer | UserError:
+        """The tokenizer, or what is wrong with it: that only matters to whoever needs one."""
+        try:
+            return Tokenizer.load(self._slabs)
+        except UserError as error:
+            return error
+
+    def _tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises CheckpointError if it could not be loaded."""
+        if isinstance(self._loaded, Tokenizer):
+            return self._loaded
+        raise CheckpointError(str(self._loaded))
+
+    def _encode(self, text: str, chat: bool, system: str | None) -> tuple[int, ...]:
+        tokenizer = self._tokenizer()
+        if chat:
+            text = _render(tokenizer, text, system)
+        _check_characters(text)
+        return tuple(tokenizer.encode(text, whole=not chat))  # a template has added all special tokens
+
+    def _check(self, ids: Sequence[int]) -> None:
+        """Raises UserError unless the model knows all these tokens, and there are any."""
+        if not ids:
+            raise UserError("the prompt is empty; at least one token is needed")
+        vocabulary = range(self._config.vocab_size)
+        unknown = next((item for item in ids if item not in vocabulary), None)
+        if unknown is not None:
+            what = "negative" if unknown < 0 else f"not below the model's vocab_size {len(vocabulary)}"
+            raise UserError(f"token id {unknown} is {what}")
+
+    def _settle(self, sampling: SamplingOptions, count: int) -> SamplingOptions:
+        """Fills in what the user left open, after a prompt of ``count`` tokens. Raises UserError if it is too long."""
+        defaults = {key: value for key, value in self._defaults.items() if getattr(sampling, key) is None}
+        seed = randbits(63) if sampling.seed is None else sampling.seed
+        return replace(sampling, max_new_tokens=self._new_tokens(count, sampling.max_new_tokens), seed=seed, **defaults)
+
+    def _new_tokens(self, count: int, wanted: int | None) -> int:
+        """The limit on new tokens after ``count`` others, if so many are wanted. Raises UserError if it is too high."""
+        least = 1 if wanted is None else min(wanted, 1)
+        context = self._config.context_length
+        limits = {f"the model's context of {context}": context - count}
+        if self.longest is not None:  # which need not hold the last new token, as that is never read
+            limits[f"this run's memory of {self.longest} positions"] = self.longest + least - count
+        limit, room = min(limits.items(), key=itemgetter(1))
+        if room < least:
+            raise UserError(f"the prompt has {count} tokens, and {limit} leaves no room; shorten it")
+        new = min(DEFAULT_NEW_TOKENS, room) if wanted is None else wanted
+        if new > room:
+            raise UserError(
+                f"{count} prompt tokens and {new} new ones exceed {limit}; give max_new_tokens {room} or fewer"
+            )
+        return new
+
+
+def _generation_config(path: Path) -> JsonObject:
+    """generation_config.json; an empty object if the checkpoint has none."""
+    return JsonObject.load(path) if path.is_file() else JsonObject({}, str(path))
+
+
+def _sampling_defaults(generation: JsonObject) -> dict[str, object]:
+    """What generation_config.json says of sampling. Raises UserError for a value that is not allowed."""
+    defaults = {key: value for key in _DEFAULTS if (value := generation.get(key))}
+    try:
+        SamplingOptions().override(defaults)
+    except UserError as error:
+        generation.refuse(f"cannot be used: {error}")
+    return defaults
+
+
+def _whole_numbers(ids: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(index, ids))
+    except TypeError:
+        raise UserError("the prompt's token ids are not all whole numbers") from None
+
+
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON may hold such halves, but tokenizers refuse them
+        raise UserError("the prompt has half a surrogate pair, which is no character; leave it out") from None
+
+
+def _render(tokenizer: Tokenizer, text: str, system: str | None) -> str:
+    """A text as a chat. Raises CheckpointError if the checkpoint has no template, or if that fails."""
+    from tpi_mpi.tokenizer.chat_template import render_chat  # imports jinja2, which only a chat needs
+
+    try:
+        return render_chat(tokenizer, text, system)
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
