@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tpi_mpi.kernels.blocks import DECODE, PROMPT
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.formats import Format
 from tpi_mpi.kernels.linear import open_linear
@@ -34,7 +33,7 @@ def test_all_formats_are_measured_for_all_rows(slab, make, monkeypatch):
     formats = formats_to_probe(ALONE, slab, [OTHER])
     assert formats == [Format.of("int4"), Format.of("int8"), OTHER]
     with make() as linear:
-        found = probe_formats(ALONE, CORES, slab, linear, formats, {DECODE: [1, 2], PROMPT: [16]})
+        found = probe_formats(ALONE, CORES, slab, linear, formats, [1, 2], [16])
     assert [probe.format for probe in found] == formats
     for probe in found:
         assert (list(probe.decode), list(probe.prompt)) == ([1, 2], [16])

@@ -2,6 +2,7 @@
 
 engine      one rank's part of the generation, set up and taken down again
 leader      rank 0's part: requests in, tokens out
+generation  requests from an iterator, continued together, to completions
 demand      what will be asked for, and how many sequences at once serve it
 planning    one plan for the memory of all ranks
 intake      what users ask for, as requests

@@ -2,34 +2,25 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tpi_mpi.common.options import GenerateOptions
-from tpi_mpi.engine.completion import Completion
+from tpi_mpi.engine.generation import Answer, Generation
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.leader import Leader
 from tpi_mpi.engine.report import Latencies
-from tpi_mpi.engine.request import Token
+from tpi_mpi.engine.request import Request
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.offline.lines import Lines
 from tpi_mpi.offline.progress import BatchProgress, SurveyProgress
 from tpi_mpi.offline.prompts import Mistake, Prompt, PromptsFile
 from tpi_mpi.offline.record import line_of, record_of, record_of_mistake
 from tpi_mpi.offline.records import Records
-from tpi_mpi.offline.tasks import Survey, Task, Tasks
+from tpi_mpi.offline.tasks import Survey, Tasks
 
 # Mistakes that are recorded at once: of a file that has nothing else, they would all gather in memory.
 _MISTAKES = 1000
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A prompt that the engine has been given, and what has been generated for it."""
-
-    prompt: Prompt
-    completion: Completion
 
 
 class Batch:
@@ -43,7 +34,7 @@ class Batch:
     def __init__(self, options: GenerateOptions, config: ModelConfig):
         self._options = options
         self._intake = Intake(options.slabs, config)
-        self._running: dict[object, _Running] = {}
+        self._mistakes: list[dict] = []
         with ExitStack() as stack:
             self._lines = stack.enter_context(Lines(options.prompts)) if options.prompts is not None else None
             to_file = options.output not in (None, "-")
@@ -73,59 +64,41 @@ class Batch:
 
     def answer(self, leader: Leader, latencies: Latencies) -> None:
         """Generates everything that is left. Whatever ends with a sweep is recorded before the next one begins."""
-        tasks = iter(self._tasks)
-        with BatchProgress(self.survey) as progress:
-            while (records := list(self._feed(leader, tasks))) or leader.busy:
-                events = list(leader.step()) if leader.busy else []
-                records += self._push(leader, events, latencies)
-                self._write(records)
-                progress.add(len(records), sum(token is not None for _, token in events))
+        generation = Generation(leader, self._intake, latencies, self._show)
+        with BatchProgress(self.survey) as progress, closing(generation.sweeps(self._requests())) as sweeps:
+            tokens = 0
+            for answers in sweeps:
+                progress.add(self._write(answers), generation.tokens - tokens)
+                tokens = generation.tokens
+            progress.add(self._write([]), 0)
 
-    def _feed(self, leader: Leader, tasks: Iterator[Task | Mistake]) -> Iterator[dict]:
-        """Gives the engine as many requests as it is hungry for; yields the records of mistakes between them."""
-        mistakes = 0
-        while leader.hungry and mistakes < _MISTAKES and (task := next(tasks, None)):
+    def _requests(self) -> Iterator[tuple[Prompt, Request]]:
+        """What is left to be done; notes the records of mistakes between that."""
+        for task in self._tasks:
             if isinstance(task, Mistake):
-                mistakes += 1
-                yield record_of_mistake(task)
+                self._mistakes.append(record_of_mistake(task))
+                if len(self._mistakes) == _MISTAKES:
+                    self._write([])
             else:
-                running = _Running(task.prompt, self._intake.completion(task.request))
-                self._running[leader.submit(task.request)] = running
+                yield task.prompt, task.request
 
-    def _push(
-        self, leader: Leader, events: Sequence[tuple[object, Token | None]], latencies: Latencies
-    ) -> Iterator[dict]:
-        """Adds a sweep's tokens to their completions; yields the records of those that end."""
-        for sequence, token in events:
-            running = self._running.get(sequence)
-            if running is None:  # a stop string has ended it, with an earlier token of this sweep
-                continue
-            completion = running.completion
-            if token:
-                latencies.add(token.seconds, first=not completion.tokens)
-            self._show(completion.push(token))
-            if completion.finish_reason:
-                if token and not token.finish_reason:  # which the engine cannot know
-                    leader.cancel(sequence)
-                yield self._finish(sequence)
+    def _write(self, answers: Sequence[Answer]) -> int:
+        """Writes the records of answers, and of mistakes since the last time; returns how many."""
+        records, self._mistakes = [*self._mistakes, *map(self._record, answers)], []
+        if records and self._records:
+            self._records.write(records)
+        elif records and self._options.prompts is not None:
+            sys.stdout.buffer.write(b"".join(map(line_of, records)))
+            sys.stdout.buffer.flush()
+        if answers:
+            self._show("\n")
+        return len(records)
 
-    def _finish(self, sequence) -> dict:
-        """The record of a sequence that has ended."""
-        running = self._running.pop(sequence)
-        self._show(running.completion.finish() + "\n")
+    def _record(self, answer: Answer) -> dict:
         logprobs = self._options.logprobs
-        return record_of(running.prompt, running.completion, logprobs, sequence.cached_tokens, sequence.prompt_scores)
+        return record_of(answer.key, answer.completion, logprobs, answer.cached_tokens, answer.prompt_scores)
 
     def _show(self, piece: str) -> None:
         if self._options.prompt is not None and piece:
             sys.stdout.write(piece)
             sys.stdout.flush()
-
-    def _write(self, records: Sequence[dict]) -> None:
-        if not records:
-            return
-        if self._records:
-            self._records.write(records)
-        elif self._options.prompts is not None:
-            sys.stdout.buffer.write(b"".join(map(line_of, records)))
-            sys.stdout.buffer.flush()
