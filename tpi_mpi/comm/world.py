@@ -172,6 +172,27 @@ def start_mpi() -> Iterator[World]:
         raise SystemExit(status) from None
 
 
+@contextmanager
+def world_of(comm) -> Iterator[World]:
+    """The ranks of a communicator of some other program, which has started MPI itself.
+
+    An exception on one of several ranks ends them all, since the others would wait for it; Stopped is no such one.
+    """
+    from mpi4py import MPI
+
+    sharpen_naps()
+    world = World(comm, MPI.Query_thread() == MPI.THREAD_MULTIPLE)
+    try:
+        yield world
+    except Stopped:
+        raise
+    except BaseException as error:
+        if world.size > 1 or isinstance(error, DiskHung):
+            world.comm.Abort(_explain(error, world))
+        raise
+    world.comm.Free()
+
+
 def launched_rank() -> int:
     """This process's rank from the launcher's environment variables, before MPI is started; 0 without a launcher."""
     for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"):
