@@ -29,6 +29,8 @@ EVENTS = [
     span(0, "fetch", "head.0", 25, 35),
     span(0, "compute", "head.0", 36, 38),
     span(0, "compute", "layers.0.attention", 40, 41),
+    {"ph": "C", "pid": 0, "name": "rows", "ts": 0, "dur": 20e3, "args": {"tokens": 1, "prompts": 6}},
+    {"ph": "C", "pid": 0, "name": "rows", "ts": 30e3, "dur": 8e3, "args": {"tokens": 2, "prompts": 0}},
     memory(0, 0, 512 * MIB),
     memory(0, 41, 768 * MIB),
 ]
@@ -45,8 +47,14 @@ def test_a_sweep_reaches_from_its_first_block_to_the_next_sweeps():
     assert bars(figures.trace_figure(EVENTS, sweep=1)) == [(0, 4), (5, 9), (10, 20), (25, 35)]
 
 
+def test_the_rows_of_every_sweep_are_drawn():
+    tokens, prompts = figures.trace_figure(EVENTS).axes[1].containers
+    assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in tokens] == [(0, 0.02, 1), (0.03, 0.008, 2)]
+    assert [(bar.get_y(), bar.get_height()) for bar in prompts] == [(1, 6), (2, 0)]
+
+
 def test_memory_is_drawn_against_the_budget():
-    curve, budget = figures.trace_figure(EVENTS).axes[1].lines
+    curve, budget = figures.trace_figure(EVENTS).axes[2].lines
     assert list(curve.get_ydata()) == [0.5, 0.75]
     assert list(budget.get_ydata()) == [1, 1]
 

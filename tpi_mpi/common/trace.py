@@ -11,6 +11,7 @@ class Trace:
     """Adds up the time that each activity takes; with ``record``, also keeps every span.
 
     seconds: total seconds by activity. spans: (activity, name, start, duration). memory: (time, resident bytes).
+    sweeps: on rank 0 (start, duration, rows of tokens, rows of prompts).
     Times are in seconds since ``reset``, which all ranks call at the same moment so that their spans are comparable.
     Each activity belongs to one thread, so nothing is locked.
     """
@@ -25,6 +26,7 @@ class Trace:
         self.seconds: dict[str, float] = defaultdict(float)
         self.spans: list[tuple[str, str, float, float]] = []
         self.memory: list[tuple[float, int]] = []
+        self.sweeps: list[tuple[float, float, int, int]] = []
 
     def span(self, activity: str, name: str) -> "_Span":
         """Counts the time inside the with-block towards ``activity``; ``name`` is the label in a trace."""
@@ -42,6 +44,11 @@ class Trace:
         self.seconds[activity] += duration
         if self._record:
             self.spans.append((activity, name, start - self._origin, duration))
+
+    def sweep(self, start: float, duration: float, tokens: int, prompts: int) -> None:
+        """Notes a sweep that began at a moment: its rows of tokens, and of prompts."""
+        if self._record:
+            self.sweeps.append((start - self._origin, duration, tokens, prompts))
 
     def describe(self) -> str:
         """What was begun last, apart from fetching, which runs in the background."""
@@ -69,9 +76,10 @@ class _Span:
 
 
 def trace_events(rank: int, trace: dict) -> list[dict]:
-    """One rank's record in the Chrome trace-event format: one process per rank, one row per activity, a memory curve.
+    """One rank's record in the Chrome trace-event format: one process per rank, one row per activity, curves of memory
+    and of the rows of sweeps.
 
-    trace: ``spans`` and ``memory`` of a Trace, and the rank's ``host`` and ``budget``. Times become microseconds.
+    trace: ``spans``, ``memory``, ``sweeps`` of a Trace, the rank's ``host`` and ``budget``. Times become microseconds.
     """
     events = [_metadata(rank, "process_name", f"rank {rank} on {trace['host']}")]
     events += [_metadata(rank, "thread_name", activity, row) for row, activity in enumerate(ACTIVITIES)]
@@ -82,6 +90,10 @@ def trace_events(rank: int, trace: dict) -> list[dict]:
     for moment, resident in trace["memory"]:
         sizes = {"resident": resident} | ({"budget": trace["budget"]} if trace["budget"] else {})
         events.append({"name": "memory", "ph": "C", "pid": rank, "ts": round(moment * 1e6, 1), "args": sizes})
+    for start, duration, tokens, prompts in trace["sweeps"]:
+        counts = {"tokens": tokens, "prompts": prompts}
+        times = {"ts": round(start * 1e6, 1), "dur": round(duration * 1e6, 1)}
+        events.append({"name": "rows", "ph": "C", "pid": rank, **times, "args": counts})
     return events
 
 

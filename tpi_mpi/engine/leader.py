@@ -88,6 +88,7 @@ class Leader:
         events = self._outcome(pairs, readout)
         prompt_rows = sum(segment.count for segment, owner in pairs if segment.start < len(owner.request.token_ids))
         seconds = time.perf_counter() - began
+        self._trace.sweep(began, seconds, step.rows - prompt_rows, prompt_rows)
         self._pace.observe(step.rows, prompt_rows, seconds, self._trace.seconds["compute"] - computed)
         tokens = sum(token is not None for _, token in events)
         ended = sum(sequence.ended for sequence, _ in events)

@@ -169,7 +169,8 @@ def summary(report: dict) -> str:
 
 def rank_trace(usage: RankUsage, trace: Trace) -> dict:
     """This rank's part of the trace."""
-    return {"host": usage.host, "budget": usage.budget_bytes, "spans": trace.spans, "memory": trace.memory}
+    own = {"spans": trace.spans, "memory": trace.memory, "sweeps": trace.sweeps}
+    return {"host": usage.host, "budget": usage.budget_bytes, **own}
 
 
 def whole_trace(ranks: Iterable[dict]) -> dict:

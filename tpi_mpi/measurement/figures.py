@@ -27,14 +27,15 @@ def draw(content: JsonObject, sweep: int | None = None) -> Figure:
 
 
 def trace_figure(events: Sequence[Event], sweep: int | None = None) -> Figure:
-    """One sweep's timeline above memory over the whole run.
+    """One sweep's timeline above the whole run: the rows of its sweeps, and memory.
 
     sweep: its number, from 1; by default the last complete one. Raises UserError if the trace has no such sweep.
     """
-    figure = _figure(12, 7)
-    above, below = figure.subplots(2, 1, height_ratios=(3, 2))
+    figure = _figure(12, 9)
+    above, middle, below = figure.subplots(3, 1, height_ratios=(3, 2, 2))
     _draw_sweep(above, events, *_sweep(events, sweep))
-    _draw_memory(below, [event for event in events if event["ph"] == "C"])
+    _draw_rows(middle, _samples(events, "rows"))
+    _draw_memory(below, _samples(events, "memory"))
     return figure
 
 
@@ -85,6 +86,22 @@ def _sweep(events: Sequence[Event], number: int | None) -> tuple[float, float]:
 
 def _spans(events: Sequence[Event], rank: int) -> list[Event]:
     return sorted((event for event in events if event["ph"] == "X" and event["pid"] == rank), key=lambda e: e["ts"])
+
+
+def _samples(events: Sequence[Event], name: str) -> list[Event]:
+    return [event for event in events if event["ph"] == "C" and event["name"] == name]
+
+
+def _draw_rows(axes, sweeps: Sequence[Event]) -> None:
+    """A bar for each sweep, as wide as its time, of the rows of tokens and of prompts."""
+    starts, widths = ([event[key] / 1e6 for event in sweeps] for key in ("ts", "dur"))
+    bottom = [0] * len(sweeps)
+    for key, colour in (("tokens", "compute"), ("prompts", "fetch")):
+        rows = [event["args"][key] for event in sweeps]
+        axes.bar(starts, rows, widths, bottom, align="edge", color=_COLOURS[colour], edgecolor="white", label=key)
+        bottom = [a + b for a, b in zip(bottom, rows, strict=True)]
+    axes.set_ylabel("rows of each sweep")
+    axes.legend(loc="upper right")
 
 
 def _draw_sweep(axes, events: Sequence[Event], start: float, stop: float) -> None:
