@@ -12,8 +12,10 @@ from conftest import REPOSITORY, mpirun, run_module
 from slurm import Slurm, SlurmJob, await_that, why_not
 
 SPLIT, GENERATE = (str(REPOSITORY / "jobs" / name) for name in ("split.slurm", "generate.slurm"))
-ANSWER_TOKENS = ("--max-new-tokens", "60")
+# One after another, so that a job takes some seconds.
+ANSWER_TOKENS = ("--max-new-tokens", "60", "--batch", "1")
 WORDS = "slab window block rank sweep allreduce prefill report budget checkpoint partition token cache stall".split()
+QUESTIONS = [f"{word} of {count}" for count in range(10) for word in WORDS]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def slabs(slurm, demo, tmp_path_factory) -> Path:
 def variables(slurm, slabs, tmp_path) -> dict[str, str]:
     """The environment that generate.slurm is submitted with, for files in a directory of the test's own."""
     prompts = tmp_path / "the prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"id": word, "prompt": f"What is a {word}?"}) + "\n" for word in WORDS))
+    prompts.write_text("".join(json.dumps({"id": word, "prompt": f"What is a {word}?"}) + "\n" for word in QUESTIONS))
     return {
         "PYTHON": sys.executable,
         "MPIRUN": mpirun(1)[0],
@@ -58,6 +60,11 @@ def submit(slurm: Slurm, variables: dict[str, str], *arguments: str, nodes: int)
 
 def lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def answers(path: str) -> list[dict]:
+    """The records, without what depends on restarts: how much of a prompt was there already."""
+    return [json.loads(line) | {"cached_tokens": 0} for line in lines(path)]
 
 
 def copies(slurm: Slurm) -> dict[str, int]:
@@ -86,7 +93,7 @@ def test_a_job_that_is_put_back_resumes(slurm, slabs, variables, tmp_path):
     await_that(lambda: len(lines(variables["ANSWERS"])) >= done + 2, 60, job)
     slurm.call("scancel", "--batch", "--signal=USR1", job.number)
     assert copies(slurm) == copied
-    assert len(lines(variables["ANSWERS"])) < len(WORDS)
+    assert len(lines(variables["ANSWERS"])) < len(QUESTIONS)
     assert job.ended() == "COMPLETED", job
     assert job.shown("Restarts") == "2"
     assert not copies(slurm)
@@ -94,15 +101,18 @@ def test_a_job_that_is_put_back_resumes(slurm, slabs, variables, tmp_path):
     plain = str(tmp_path / "plain.jsonl")
     arguments = ("--prompts", variables["PROMPTS"], "--output", plain, *ANSWER_TOKENS, "--threads", "1")
     run_module("tpi_mpi.generate", slabs, *arguments, ranks=2, check=True)
-    assert lines(variables["ANSWERS"]) == lines(plain)
+    assert answers(variables["ANSWERS"]) == answers(plain)
     report = json.loads(Path(variables["REPORT"]).read_text())
     assert {rank["host"] for rank in report["ranks"]} == set(slurm.nodes)
     assert {rank["threads"] for rank in report["ranks"]} == {1}
     assert {rank["budget_bytes"] for rank in report["ranks"]} == {810 << 20}
 
 
-def test_a_job_that_gets_nothing_done_is_not_put_back(slurm, variables):
-    job = submit(slurm, variables, GENERATE, nodes=1)
+def test_a_job_that_gets_nothing_done_is_not_put_back(slurm, variables, tmp_path):
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\nsleep 5\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    job = submit(slurm, {**variables, "PYTHON": str(slow)}, GENERATE, nodes=1)
     await_that(lambda: copies(slurm), 60, job)
     slurm.call("scancel", "--batch", "--signal=USR1", job.number)
     assert job.ended() == "FAILED", job
