@@ -13,14 +13,14 @@ SMALLEST = {"float32": 0.0, "bfloat16": 1e-40, "float16": 3e-8}
 
 def sent(values: np.ndarray, name: str) -> np.ndarray:
     """The message that carries some values."""
-    way = wire(name)
+    way = wire(name, 128)
     message = np.empty(way.nbytes(values.size), np.uint8)
     way.write(values, message)
     return message
 
 
 def passed(values: np.ndarray, name: str) -> np.ndarray:
-    return wire(name).read(sent(values, name), values.size).reshape(values.shape)
+    return wire(name, 128).read(sent(values, name), values.size).reshape(values.shape)
 
 
 def samples() -> np.ndarray:
@@ -38,9 +38,9 @@ def errors(name: str, values: np.ndarray) -> np.ndarray:
 
 def test_the_wires_are_the_ones_that_can_be_asked_for():
     for name in WIRES:
-        assert wire(name).nbytes(128) > 0
+        assert wire(name, 128).nbytes(128) > 0
     with pytest.raises(KeyError):
-        wire("int4")
+        wire("int4", 128)
 
 
 @pytest.mark.parametrize("name", RELATIVE)
@@ -62,7 +62,7 @@ def test_a_scaled_number_arrives_within_a_254th_of_its_groups_largest():
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
 def test_parts_cut_at_whole_groups_arrive_as_in_the_whole(name, count):
-    way, values = wire(name), samples().ravel()[:count]
+    way, values = wire(name, 128), samples().ravel()[:count]
     message = sent(values, name)
     whole, cut = way.read(message, count), min(count, 3 * way.group)
     parts = message[: way.nbytes(cut)], message[way.nbytes(cut) :]
@@ -72,7 +72,7 @@ def test_parts_cut_at_whole_groups_arrive_as_in_the_whole(name, count):
 @pytest.mark.parametrize("name", WIRES)
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
 def test_a_message_is_copied_and_added_as_it_is_read(name, count):
-    way, values = wire(name), samples().ravel()[-count:]
+    way, values = wire(name, 128), samples().ravel()[-count:]
     message, total = sent(values, name), np.full(count, np.float32(0.1))
     expected = total + way.read(message, count)
     way.add(message, total)

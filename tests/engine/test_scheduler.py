@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.demand import Demand, best
 from tpi_mpi.engine.request import Request
@@ -126,6 +127,34 @@ def test_all_that_is_asked_for_is_computed_once_and_in_order(seed, share):
     ended = [each for each in waiting if each.new_tokens == each.request.sampling.max_new_tokens]
     assert len(ended) > 40
     assert all(computed[each] == each.request.length for each in ended)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sequences_that_are_computed_again_find_pages(seed):
+    """Their keys change when they reach a length, as with longrope, whoever had pages in common with them before."""
+    draw, limit = random.Random(seed), 2 * PAGE + 7
+    rope = SimpleNamespace(kind=lambda length: int(length > limit))
+    own, again = Scheduler(Room(sequences=4, longest=200, pages=9, rows=50), rope, share=True), 0
+    waiting = [sequence(draw.randint(PAGE, 2 * PAGE + 20), draw.randint(1, 40)) for _ in range(40)]
+    for each in waiting:
+        own.add(each)
+    while own.busy:
+        before = {each: len(each.ids) for each in own.running}
+        sweep(own, draw.choice([5, 50]))
+        for each in list(own.running):
+            if before.get(each) == limit and len(each.ids) == limit + 1:
+                again += 1
+                own.restart(each)
+                if draw.random() < 0.2:
+                    own.remove(each)
+    assert again > 3
+
+
+def test_what_there_is_never_room_for_is_refused():
+    own = scheduler(pages=3)
+    own.add(sequence(3 * PAGE, new=1))
+    with pytest.raises(UserError, match="97 positions, but this run has memory for 96 of a sequence"):
+        own.add(sequence(3 * PAGE, new=2))
 
 
 def test_prompts_fill_the_time_that_a_sweep_takes_anyhow():

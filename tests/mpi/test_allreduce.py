@@ -21,7 +21,7 @@ def partial(rank: int, rows: int, seed: int = 0) -> np.ndarray:
 
 def sent(values: np.ndarray, name: str) -> np.ndarray:
     """What arrives of some values."""
-    way = wire(name)
+    way = wire(name, WIDTH)
     message = np.empty(way.nbytes(values.size), np.uint8)
     way.write(values, message)
     return way.read(message, values.size).reshape(values.shape).copy()
@@ -39,7 +39,7 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def make(name: str, world, wire_name: str = "float32"):
-    return ALGORITHMS[name](world, wire(wire_name), WIDTH, max(ROWS))
+    return ALGORITHMS[name](world, wire(wire_name, WIDTH), WIDTH, max(ROWS))
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -74,7 +74,7 @@ def test_ours_add_in_rank_order_what_the_wire_carries(world, name, wire_name):
 
 @pytest.mark.parametrize("wire_name", WIRES)
 def test_a_reduce_gives_the_sum_to_rank_0_alone(world, wire_name):
-    reduce = StarReduce(world, wire(wire_name), WIDTH, max(ROWS))
+    reduce = StarReduce(world, wire(wire_name, WIDTH), WIDTH, max(ROWS))
     for seed, rows in enumerate(ROWS):
         total = reduce.sum(partial(world.rank, rows, seed))
         assert (total is None) != world.is_root

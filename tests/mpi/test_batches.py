@@ -6,6 +6,7 @@ Whatever shares its sweeps, in whatever order, with however many slots, pages an
 import numpy as np
 import pytest
 import zoo
+from leading import tokens_of
 
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.common.options import MachineOptions, SamplingOptions
@@ -86,6 +87,16 @@ def test_company_changes_nothing(run, slabs, name):
             assert [one[:2] for one in found[::order]] == [one[:2] for one in alone], each
 
 
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+def test_company_changes_nothing_on_narrower_wires(run, slabs, wire):
+    """Of a width, too, that whole groups of bytes with a scale do not divide."""
+    wanted = requests(100, 64)
+    alone = results(run, slabs / "llama" / "even", wanted, 1, share_prefixes=False, wire=wire)
+    found = results(run, slabs / "llama" / "even", wanted, 6, rows=11, wire=wire)
+    if found:
+        assert [one[:2] for one in found] == [one[:2] for one in alone]
+
+
 def test_what_begins_alike_is_computed_once(run, slabs):
     prompt = tuple(range(3, 103))
     first, second = (
@@ -104,7 +115,9 @@ def test_an_earlier_turn_of_a_chat_is_remembered(run, slabs):
     with Engine(world, cores, slab, MachineOptions(batch=2), Demand.of_one(200)) as engine:
         if world.is_root:
             prompt = tuple(range(3, 53))
-            answer = [token.id for token in engine.leader.tokens(Request(prompt, SamplingOptions(max_new_tokens=60)))]
+            answer = [
+                token.id for token in tokens_of(engine.leader, Request(prompt, SamplingOptions(max_new_tokens=60)))
+            ]
             turn = Request((*prompt, *answer[:40], 5, 6), SamplingOptions(max_new_tokens=3))
             sequence = engine.leader.submit(turn)
             while engine.leader.busy:

@@ -7,6 +7,7 @@ import numpy as np
 import packed
 import pytest
 import zoo
+from leading import tokens_of
 
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.common.options import ALLREDUCES, MachineOptions, SamplingOptions
@@ -36,7 +37,7 @@ def generate(run, directory: Path, prompts, sampling: SamplingOptions, plan=None
     engine = PlannedEngine(world, cores, slab, MachineOptions(**options), Demand.of_one(capacity))
     engine.plan_of = plan
     with engine:
-        tokens = [list(engine.leader.tokens(request)) for request in requests] if world.is_root else None
+        tokens = [list(tokens_of(engine.leader, request)) for request in requests] if world.is_root else None
         engine.follow()
     return tokens
 
@@ -151,7 +152,7 @@ def test_an_end_of_text_token_ends_it(run, workshop, slabs):
     request = Request(tuple(zoo.PROMPTS[0]), SamplingOptions(max_new_tokens=9), frozenset({expected[4]}))
     with Engine(world, cores, slab, MachineOptions(), Demand.of_one(64)) as engine:
         if world.is_root:
-            tokens = list(engine.leader.tokens(request))
+            tokens = list(tokens_of(engine.leader, request))
             end = expected.index(expected[4]) + 1
             assert [token.id for token in tokens] == expected[:end]
             assert [token.finish_reason for token in tokens] == [None] * (end - 1) + ["stop"]

@@ -61,6 +61,55 @@ def test_a_caller_may_stop_early_and_make_mistakes(run, workshop, slabs):
         assert by_index(model.generate(zoo.PROMPTS, max_new_tokens=zoo.NEW_TOKENS)) == expected(workshop)
 
 
+def test_only_one_generation_is_under_way(run, slabs):
+    with tpi_mpi.Model.open(slabs / "llama" / "even", comm_of(run), **SETTINGS) as model:
+        model.follow()
+        if not model.is_root:
+            return
+        outer = model.generate(zoo.PROMPTS, max_new_tokens=3)
+        next(outer)
+        with pytest.raises(UserError, match="end or close the generation under way first"):
+            next(model.generate([[1]]))
+        assert len(list(outer)) == 1
+
+
+def test_a_generation_that_is_never_begun_keeps_nobody_waiting(run, slabs):
+    with tpi_mpi.Model.open(slabs / "llama" / "even", comm_of(run), **SETTINGS) as model:
+        completions = model.generate(zoo.PROMPTS, max_new_tokens=3)
+        if not model.is_root:
+            assert list(completions) == []
+            assert list(model.generate(zoo.PROMPTS)) == []  # which rank 0 does not come to
+    if model.is_root:
+        with pytest.raises(UserError, match="the model is closed"):
+            next(completions)
+
+
+def test_a_mistake_in_the_options_ends_one_generation(run, workshop, slabs):
+    with tpi_mpi.Model.open(slabs / "llama" / "even", comm_of(run), **SETTINGS) as model:
+        if model.is_root:
+            with pytest.raises(UserError, match="temperature is -1"):
+                list(model.generate(zoo.PROMPTS, temperature=-1))
+        else:
+            list(model.generate(zoo.PROMPTS, temperature=-1))
+        found = list(model.generate(zoo.PROMPTS, max_new_tokens=zoo.NEW_TOKENS))
+        assert by_index(found) == (expected(workshop) if model.is_root else [])
+
+
+def test_after_a_failed_sweep_nothing_more_is_computed(run, slabs, monkeypatch):
+    if run[0].size > 1:
+        pytest.skip("it would end the other ranks, and this test")
+    with tpi_mpi.Model.open(slabs / "llama" / "even", comm_of(run), **SETTINGS) as model:
+
+        def fail(*step):
+            raise MemoryError
+
+        monkeypatch.setattr(model._engine.leader, "_sweep", fail)
+        with pytest.raises(MemoryError):
+            list(model.generate(zoo.PROMPTS, max_new_tokens=3))
+        with pytest.raises(AssertionError, match="a sweep has failed"):
+            list(model.generate(zoo.PROMPTS, max_new_tokens=3))
+
+
 def test_two_models_run_side_by_side(run, workshop):
     """On the two halves of a communicator, each with slabs for as many ranks as it has."""
     comm = comm_of(run)

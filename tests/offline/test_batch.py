@@ -274,7 +274,7 @@ def test_the_survey_counts_what_is_left(prompts_file, answer, demo, config):
     options = prompts_file({"id": "a", "prompt_token_ids": [1] * 9}, scored, {"id": "c", "prompt_token_ids": [1]}, "{")
     survey = Batch(replace(options, skip_bad=True), config).survey
     assert (survey.prompts, survey.answered, survey.mistakes, survey.requests) == (4, 1, 1, 2)
-    assert (survey.longest, survey.positions, survey.scored) == (5, 7, True)
+    assert (survey.longest, survey.positions, survey.top) == (5, 7, 0)
 
 
 def test_a_long_file_is_never_held(prompts_file, config, quick):

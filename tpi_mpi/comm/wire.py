@@ -3,6 +3,7 @@
 A rank passes even its own numbers through the wire's rounding, so that all ranks keep the same hidden states.
 """
 
+from math import gcd
 from typing import Protocol
 
 import numpy as np
@@ -68,36 +69,33 @@ class PlainWire:
 
 
 class ScaledWire:
-    """Integers from -127 to 127 in groups of 128, each group preceded by its scale in float32.
+    """Integers from -127 to 127 in groups of at most 128, each group preceded by its scale in float32.
 
-    The error of a number is at most 1/254 of the largest magnitude in its group.
+    The error of a number is at most 1/254 of the largest magnitude in its group. Groups divide the rows' width, so that
+    how a row is rounded does not depend on the others.
     """
 
     dtype = "int8"
-    group = numbers.GROUP
+
+    def __init__(self, width: int):
+        self.group = gcd(width, numbers.GROUP)
 
     def nbytes(self, count: int) -> int:
-        return numbers.scaled_bytes(count)
+        return numbers.scaled_bytes(count, self.group)
 
     def write(self, values: np.ndarray, message: np.ndarray) -> None:
-        numbers.scale(values, message)
+        numbers.scale(values, message, self.group)
 
     def read(self, message: np.ndarray, count: int) -> np.ndarray:
-        return numbers.unscale(message, np.empty(count, np.float32))
+        return numbers.unscale(message, np.empty(count, np.float32), self.group)
 
     def copy(self, message: np.ndarray, total: np.ndarray) -> None:
-        numbers.unscale(message, total)
+        numbers.unscale(message, total, self.group)
 
     def add(self, message: np.ndarray, total: np.ndarray) -> None:
-        numbers.add_scaled(message, total)
+        numbers.add_scaled(message, total, self.group)
 
 
-_WIRES: dict[str, Wire] = {
-    **{dtype: PlainWire(dtype) for dtype in FLOATS},
-    "int8": ScaledWire(),
-}
-
-
-def wire(name: str) -> Wire:
-    """The wire that ``--wire`` calls by this name."""
-    return _WIRES[name]
+def wire(name: str, width: int) -> Wire:
+    """The wire that ``--wire`` calls by this name, for rows of a width."""
+    return ScaledWire(width) if name == ScaledWire.dtype else PlainWire(name)

@@ -185,6 +185,7 @@ def world_of(comm) -> Iterator[World]:
     try:
         yield world
     except Stopped:
+        world.comm.Free()
         raise
     except BaseException as error:
         if world.size > 1 or isinstance(error, DiskHung):

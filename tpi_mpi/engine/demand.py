@@ -22,11 +22,15 @@ _ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Demand:
-    """longest: positions of the longest sequence. requests: how many there will be. positions: of all together."""
+    """longest: positions of the longest sequence. requests: how many there will be. positions: of all together.
+
+    top: None if no prompt is scored; else the most alternatives that any request wants at each position.
+    """
 
     longest: int
     requests: int
     positions: int
+    top: int | None = None
 
     @classmethod
     def of_one(cls, longest: int) -> "Demand":
@@ -38,13 +42,13 @@ class Demand:
         average = -(-self.positions // max(1, self.requests)) + PAGE // 2  # half of each last page stays empty
         pages = max(pages_for(self.longest), min(sequences * pages_for(average), sequences * pages_for(self.longest)))
         rows = max(most_rows(hidden_size), min(_MOST_ROWS, _MOST_BYTES // (4 * hidden_size)))
-        return Room(sequences, self.longest, pages, min(rows, sequences * self.longest))
+        return Room(sequences, self.longest, pages, max(sequences, min(rows, sequences * self.longest)), self.top)
 
     def choices(self, most: int | None) -> list[int]:
         """Numbers of sequences to choose from. most: how many are allowed, or None for what is best."""
+        limit = max(1, min(most or MOST_SEQUENCES, self.requests))
         if most is not None:
-            return [most]
-        limit = max(1, min(MOST_SEQUENCES, self.requests))
+            return [limit]
         return [count for count in (1, 2, 4, 8, 16, 32) if count < limit] + [limit]
 
 

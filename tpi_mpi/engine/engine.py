@@ -70,16 +70,16 @@ class Engine:
         options, width = self._options, self.slab.config.hidden_size
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
-            slab, rank, kv_dtype = self.slab, self.world.rank, self.kv_dtype
+            slab, rank, kv_dtype, way = self.slab, self.world.rank, self.kv_dtype, wire(options.wire, width)
             with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
                 cached = KVCache.layouts(slab.config.head_dim, kv_dtype)
-                prepare(slab.matrices, options.planes, cached, [wire(options.wire).dtype, *slab.looked_up])
+                prepare(slab.matrices, options.planes, cached, [way.dtype, *slab.looked_up])
                 self._linear = stack.enter_context(open_linear(self._threads, options.planes))
             self._model = ModelShard(slab.config, slab.partition, rank, kv_dtype, self._linear)
-            self.allreduce = ALGORITHMS[options.allreduce](self.world, wire(options.wire), width, self.chunking.most)
-            reduce = StarReduce(self.world, wire(options.wire), width, min(HEAD_ROWS, self.chunking.most))
+            self.allreduce = ALGORITHMS[options.allreduce](self.world, way, width, self.chunking.most)
+            reduce = StarReduce(self.world, way, width, min(HEAD_ROWS, self.chunking.most))
             sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
-            warm_up(self.slab, self._model, self.allreduce, self.chunking.most, self._demand.longest)
+            warm_up(self.slab, self._model, self.allreduce, reduce, self.chunking.most, self._demand.longest)
             blocks = self.slab.resident
             self.room, self.plan = agree_on_room(
                 self.world, self._demand, self._choices, width, blocks, lambda room: self._plan(blocks, room)
@@ -132,12 +132,15 @@ class Engine:
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)
 
-    def follow(self) -> None:
-        """On rank 0, ends the generation for the moment; on the other ranks, takes part until it ends."""
-        if self.world.is_root:
-            self._steps.pause()
-        else:
-            self._follow_until(*Operation)
+    def follow(self) -> bool:
+        """On rank 0, ends the generation for the moment; on the other ranks, takes part until it ends.
+
+        Returns whether it may go on later, for all that is known.
+        """
+        if not self.world.is_root:
+            return self._follow_until(Operation.PAUSE, Operation.STOP) is Operation.PAUSE
+        self._steps.pause()
+        return True
 
     def follow_to_the_end(self) -> None:
         """On rank 0, ends the generation for good; on the other ranks, takes part until then, whatever the pauses."""
@@ -146,10 +149,18 @@ class Engine:
         else:
             self._follow_until(Operation.STOP)
 
-    def _follow_until(self, *operations: Operation) -> None:
-        while (received := self._steps.receive()) not in operations:
-            if not isinstance(received, Operation):
-                self._compute(*received)
+    def _follow_until(self, *operations: Operation) -> Operation:
+        while (operation := self._follow_step()) not in operations:
+            pass
+        return operation
+
+    def _follow_step(self) -> Operation | None:
+        """Takes part in a sweep, and forgets its states before the next one's come; or returns what came instead."""
+        received = self._steps.receive()
+        if isinstance(received, Operation):
+            return received
+        self._compute(*received)
+        return None
 
     def _sweep(self, step: Step, hidden: np.ndarray, readout: Readout) -> None:
         """On rank 0: has all ranks make a sweep."""

@@ -16,12 +16,13 @@ class Answer:
     """A request that has been answered.
 
     key: whatever it was given with. cached_tokens: tokens of its prompt whose keys and values were there already.
-    prompt_scores: of all tokens of the prompt but the first, if they were asked for.
+    scored: whether the scores of the prompt were asked for. prompt_scores: of all its tokens but the first.
     """
 
     key: object
     completion: Completion
     cached_tokens: int
+    scored: bool = False
     prompt_scores: list[Score] = field(default_factory=list)
 
 
@@ -61,8 +62,7 @@ class Generation:
 
     def _push(self, sequence: Sequence, token: Token | None) -> Iterator[Sequence]:
         """Adds a token to its completion; yields the sequence if it ends with that."""
-        if sequence not in self._running:  # a stop string has ended it, with an earlier token of this sweep
-            return
+        assert sequence in self._running, "another generation's sequence: only one may be under way"
         _, completion = self._running[sequence]
         if token:
             self.tokens += 1
@@ -76,4 +76,5 @@ class Generation:
     def _ended(self, sequence: Sequence) -> Answer:
         key, completion = self._running.pop(sequence)
         self._show(completion.finish())
-        return Answer(key, completion, sequence.cached_tokens, sequence.prompt_scores)
+        scored = sequence.request.sampling.prompt_logprobs
+        return Answer(key, completion, sequence.cached_tokens, scored, sequence.prompt_scores)

@@ -1,7 +1,7 @@
 """Rank 0's part of the generation: requests in, tokens out, sweep by sweep."""
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -27,6 +27,7 @@ class Leader:
 
     sweep: has all ranks make a sweep, given the step, the embeddings of its tokens and what takes the logits.
     progress: a context manager to make it in. throughput: what has been done so far.
+    failed: whether a sweep was begun and not ended.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Leader:
         self._scheduler, self._pace, self._rope, self._vocab_size = scheduler, pace, rope, vocab_size
         self._embedding, self._sweep, self._progress, self._trace = embedding, sweep, progress, trace
         self.throughput = Throughput()
+        self.failed = False
 
     @property
     def busy(self) -> bool:
@@ -55,7 +57,10 @@ class Leader:
         return self._scheduler.hungry
 
     def submit(self, request: Request) -> Sequence:
-        """Has a request continued, in turn. Its tokens come out of :meth:`step`."""
+        """Has a request continued, in turn. Its tokens come out of :meth:`step`.
+
+        Raises UserError if there is never enough room for it.
+        """
         sequence = Sequence(request)
         self._scheduler.add(sequence)
         return sequence
@@ -66,27 +71,24 @@ class Leader:
             self.throughput.requests += sequence.new_tokens > 0
             self._scheduler.remove(sequence)
 
-    def tokens(self, request: Request) -> Generator[Token, None, None]:
-        """Yields the tokens that continue one sequence, as they are generated. The caller may stop early."""
-        sequence = self.submit(request)
-        try:
-            while not sequence.ended:
-                yield from (token for owner, token in self.step() if owner is sequence and token is not None)
-        finally:
-            self.cancel(sequence)
-
     def step(self) -> list[Event]:
-        """Makes a sweep; returns what came of it. A token with a ``finish_reason`` is its sequence's last."""
+        """Makes a sweep; returns what came of it. A token with a ``finish_reason`` is its sequence's last.
+
+        Once a sweep has failed, the books tell of keys and values that are not there, and nothing more can be done.
+        """
+        assert not self.failed, "a sweep has failed; open the model again"
         began, computed = time.perf_counter(), self._trace.seconds["compute"]
         step, owners = self._scheduler.next(self._pace.prompt_rows(self._scheduler.decoding))
         pairs = list(zip(step.segments, owners, strict=True))
         hidden = self._embedding([id for segment, owner in pairs for id in _token_ids(segment, owner)])
         readout = Readout([want for segment, owner in pairs for want in _wants(segment, owner)], self._vocab_size)
+        self.failed = True
         with self._progress():
             self._sweep(step, hidden, readout)
+        self.failed = False
         self._scheduler.swept()
         events = self._outcome(pairs, readout)
-        prompt_rows = sum(segment.count for segment, owner in pairs if segment.start < len(owner.request.token_ids))
+        prompt_rows = sum(segment.count for segment, owner in pairs if not _continues(segment, owner))
         seconds = time.perf_counter() - began
         self._trace.sweep(began, seconds, step.rows - prompt_rows, prompt_rows)
         self._pace.observe(step.rows, prompt_rows, seconds, self._trace.seconds["compute"] - computed)
@@ -122,6 +124,11 @@ class Leader:
         elif self._rope.restarts_at(len(sequence.ids)):
             self._scheduler.restart(sequence)
         return Token(id, logprob, sequence.lap(), reason, top)
+
+
+def _continues(segment: Segment, sequence: Sequence) -> bool:
+    """Whether it is a sequence's latest token alone, and none of its prompt's."""
+    return segment.count == 1 and segment.start + 1 == segment.length > len(sequence.request.token_ids)
 
 
 def _token_ids(segment: Segment, sequence: Sequence) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import world_of
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import MachineOptions, SamplingOptions
 from tpi_mpi.common.units import parse_size
 from tpi_mpi.engine.demand import Demand
@@ -22,8 +23,8 @@ from tpi_mpi.interface.replies import Completion
 _LONGEST = 4096
 # What part of that sequences are expected to take on average.
 _AVERAGE = 1 / 4
-# Sequences at once that there is room for, unless the caller says otherwise.
-_AT_ONCE = 16
+# Sequences at once that there is room for, unless the caller says otherwise; and alternatives of scored tokens.
+_AT_ONCE, _TOP = 16, 5
 
 
 class Model:
@@ -33,15 +34,15 @@ class Model:
             for completion in model.generate(["The sky is", "Grass is"], max_new_tokens=8):
                 print(completion.index, completion.text)
 
-    Every rank may call :meth:`generate` and :meth:`score` alike: rank 0's requests count, and it alone gets what comes
-    of them, while the others take part until rank 0 is through. Or the others call :meth:`follow` once, and rank 0 asks
-    whatever and as often as it likes.
+    Every rank may call :meth:`generate` and :meth:`score` alike, and iterate over what they return: rank 0's requests
+    count, and it alone gets what comes of them, while the others take part until rank 0 is through. Or the others call
+    :meth:`follow` once, and rank 0 asks whatever and as often as it likes, one generation after another.
     """
 
     def __init__(self, engine: Engine, intake: Intake | None):
         self._engine = engine
         self._intake = intake
-        self._over = False
+        self._over = self._generating = False
 
     @classmethod
     @contextmanager
@@ -91,19 +92,25 @@ class Model:
         chat: whether texts are put into the checkpoint's chat template, with the ``system`` prompt.
         sampling: any of :class:`tpi_mpi.common.options.SamplingOptions`, for requests that do not say.
 
-        Raises UserError for a request that cannot be done. A caller that stops early should close the generator.
+        Raises UserError for a request that cannot be done, and on rank 0 while another generation is under way or once
+        the model is closed. A caller that stops early should close the generator.
         """
         if not self.is_root:
-            self._engine.follow()
+            self._over = self._over or not self._engine.follow()
             return
-        pairs = requests_of(requests, self._intake, SamplingOptions().override(sampling), chat, system)
-        generation = Generation(self._engine.leader, self._intake, Latencies())
+        if self._over or self._generating:
+            raise UserError("the model is closed" if self._over else "end or close the generation under way first")
+        self._generating = True
         try:
+            pairs = requests_of(requests, self._intake, SamplingOptions().override(sampling), chat, system)
+            generation = Generation(self._engine.leader, self._intake, Latencies())
             with closing(generation.sweeps(pairs)) as sweeps:
                 for answers in sweeps:
                     yield from map(Completion.of, answers)
         finally:
-            self._engine.follow()
+            self._generating = False
+            if not self._over and not self._engine.leader.failed:
+                self._engine.follow()
 
     def score(self, requests: Iterable[Query] = (), **options) -> Generator[Completion, None, None]:
         """The log-probability of every token of some prompts, and ``top_logprobs`` alternatives; generates nothing.
@@ -114,9 +121,8 @@ class Model:
 
     def follow(self) -> None:
         """On all ranks but rank 0: takes part in whatever that asks, until it closes the model."""
-        if not self.is_root and not self._over:
-            self._over = True
-            self._engine.follow_to_the_end()
+        if not self.is_root:
+            self.close()
 
     def close(self) -> None:
         """Ends the model's work, on all ranks together; leaving the with-block does that."""
@@ -127,6 +133,8 @@ class Model:
 
 def _demand(longest: int | None, context: int, options: MachineOptions) -> Demand:
     """What there is to be room for: as many requests as may come at once, most of them shorter than the longest."""
+    if longest is not None and longest < 1:
+        raise UserError(f"longest is {longest}; at least 1 position is needed")
     longest = min(longest or _LONGEST, context)
     requests = options.batch or _AT_ONCE
-    return Demand(longest, requests, max(longest, int(requests * longest * _AVERAGE)))
+    return Demand(longest, requests, max(longest, int(requests * longest * _AVERAGE)), top=_TOP)

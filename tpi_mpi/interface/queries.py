@@ -31,8 +31,8 @@ def _parts(query: Query, sampling: SamplingOptions) -> tuple[str | Sequence[int]
         return query, sampling
     values = dict(query)
     found = [values.pop(key) for key in ("prompt", "prompt_token_ids") if key in values]
-    if len(found) != 1:
-        raise UserError("either prompt or prompt_token_ids is needed")
+    if len(found) != 1 or isinstance(found[0], str) is not ("prompt" in query):
+        raise UserError("either prompt, a text, or prompt_token_ids, whole numbers, is needed")
     if unknown := set(values).difference(SAMPLING_KEYS):
         raise UserError(f"{sorted(unknown)[0]!r} is not understood; the options are {', '.join(SAMPLING_KEYS)}")
     return found[0], sampling.override(values)

@@ -39,7 +39,7 @@ class Completion:
             finish_reason=completion.finish_reason,
             logprobs=[token.logprob for token in completion.tokens],
             top_logprobs=[list(token.top) for token in completion.tokens],
-            prompt_logprobs=[None, *(score.logprob for score in scores)] if scores else [],
-            prompt_top_logprobs=[None, *(list(score.top) for score in scores)] if scores else [],
+            prompt_logprobs=[None, *(score.logprob for score in scores)] if answer.scored else [],
+            prompt_top_logprobs=[None, *(list(score.top) for score in scores)] if answer.scored else [],
             cached_tokens=answer.cached_tokens,
         )

@@ -93,8 +93,13 @@ class FallbackBlocks:
         """What the queries (H, T, head_dim) of consecutive positions see in the cache."""
         first, count = 0 if window is None else max(0, start - window + 1), queries.shape[1]
         seen = [torch.from_numpy(own) for own in cache.read(layer, pages, first, start + count)]
-        mask = causal_mask(start, count, first, window)
-        return attention(queries, *seen, self._shapes.heads_per_kv, self._shapes.first_head, mask)
+        mixed = []
+        for at in range(count):  # one by one, because torch's results for a position depend on how many there are
+            begin = 0 if window is None else max(0, start + at - window + 1)
+            keys, values = (own[:, begin - first : start + at + 1 - first] for own in seen)
+            one = queries[:, at : at + 1]
+            mixed.append(attention(one, keys, values, self._shapes.heads_per_kv, self._shapes.first_head))
+        return torch.cat(mixed, 1)
 
     @torch.inference_mode()
     def feed_forward(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
@@ -152,32 +157,20 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads_per_kv: int, first: int, mask: torch.Tensor
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads_per_kv: int, first: int
 ) -> torch.Tensor:
-    """Grouped-query attention (arXiv 2305.13245) over the keys seen so far, one head after the other.
+    """Grouped-query attention (arXiv 2305.13245) of one position over all of some keys, one head after the other.
 
-    queries: (H, T, head_dim), consecutive heads; each key-value head is read by ``heads_per_kv`` of the model's.
+    query: (H, 1, head_dim), consecutive heads; each key-value head is read by ``heads_per_kv`` of the model's.
     first: position of the first query head among those that read its key-value head.
-    keys, values: (KV, S, head_dim). mask: (T, S), true where a query sees a key.
-    Returns (H, T, head_dim).
+    keys, values: (KV, S, head_dim). Returns (H, 1, head_dim).
     """
     mixed = []
-    for head, query in enumerate(queries):
-        own = (first + head) // heads_per_kv
-        scores = query @ keys[own].T / query.shape[-1] ** 0.5
-        mixed.append(scores.masked_fill(~mask, -torch.inf).softmax(-1) @ values[own])
+    for head, own in enumerate(query):
+        kv_head = (first + head) // heads_per_kv
+        scores = own @ keys[kv_head].T / own.shape[-1] ** 0.5
+        mixed.append(scores.softmax(-1) @ values[kv_head])
     return torch.stack(mixed)
-
-
-def causal_mask(start: int, count: int, first_key: int, window: int | None) -> torch.Tensor:
-    """(count, S), true where a query sees a key: queries from position ``start`` on, keys from ``first_key`` on.
-
-    window: the number of latest positions that a query sees, itself included; None for all.
-    """
-    query = torch.arange(start, start + count)[:, None]
-    key = torch.arange(first_key, start + count)
-    seen = key <= query
-    return seen if window is None else seen & (key > query - window)
 
 
 def dequantized(operand: Operand) -> np.ndarray:

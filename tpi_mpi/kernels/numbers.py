@@ -15,7 +15,7 @@ from tpi_mpi.kernels.operand import KINDS, address_of
 from tpi_mpi.kernels.packing import Rows, dequantize
 
 GROUP = 128
-"""Numbers that share a scale, where they are bytes in groups: a float32, and then as many int8."""
+"""Numbers that share a scale, at most, where they are bytes in groups: a float32, and then as many int8."""
 
 _SCALE = 4
 """Bytes of a scale."""
@@ -69,12 +69,12 @@ def add(stored: np.ndarray, dtype: str, total: np.ndarray) -> None:
         loops.ADD.call(_place(stored, 2 * size), size, _place(total, 4 * size), KINDS[dtype])
 
 
-def scaled_bytes(count: int) -> int:
+def scaled_bytes(count: int, group: int = GROUP) -> int:
     """Bytes of so many numbers as bytes in groups, the last of which is filled up with zeros."""
-    return -(-count // GROUP) * (_SCALE + GROUP)
+    return -(-count // group) * (_SCALE + group)
 
 
-def scale(values: np.ndarray, out: np.ndarray) -> None:
+def scale(values: np.ndarray, out: np.ndarray, group: int = GROUP) -> None:
     """Rounds float32 of any shape to bytes in groups: uint8, as many as :func:`scaled_bytes` says.
 
     A byte is the number divided by the group's scale, to even at equal distances; the largest of a group becomes 127.
@@ -82,29 +82,29 @@ def scale(values: np.ndarray, out: np.ndarray) -> None:
     """
     loops, size = _loops(), values.size
     if loops is None:
-        _scale(values.reshape(-1), out)
+        _scale(values.reshape(-1), out, group)
     else:
         values = np.ascontiguousarray(values, np.float32)
-        loops.SCALE.call(_place(values, 4 * size), size, _place(out, scaled_bytes(size)), GROUP)
+        loops.SCALE.call(_place(values, 4 * size), size, _place(out, scaled_bytes(size, group)), group)
 
 
-def unscale(message: np.ndarray, out: np.ndarray) -> np.ndarray:
+def unscale(message: np.ndarray, out: np.ndarray, group: int = GROUP) -> np.ndarray:
     """Bytes in groups as contiguous float32 (n,), which is returned."""
     loops, size = _loops(), out.size
     if loops is None:
-        out[:] = _unscaled(message, size)
+        out[:] = _unscaled(message, size, group)
     else:
-        loops.UNSCALE.call(_place(message, scaled_bytes(size)), size, _place(out, 4 * size), GROUP)
+        loops.UNSCALE.call(_place(message, scaled_bytes(size, group)), size, _place(out, 4 * size), group)
     return out
 
 
-def add_scaled(message: np.ndarray, total: np.ndarray) -> None:
+def add_scaled(message: np.ndarray, total: np.ndarray, group: int = GROUP) -> None:
     """Adds bytes in groups to contiguous float32 (n,)."""
     loops, size = _loops(), total.size
     if loops is None:
-        total += _unscaled(message, size)
+        total += _unscaled(message, size, group)
     else:
-        loops.ADD_SCALED.call(_place(message, scaled_bytes(size)), size, _place(total, 4 * size), GROUP)
+        loops.ADD_SCALED.call(_place(message, scaled_bytes(size, group)), size, _place(total, 4 * size), group)
 
 
 @cache
@@ -147,8 +147,8 @@ def _widened(stored: np.ndarray, dtype: str) -> np.ndarray:
     return numbers
 
 
-def _scale(values: np.ndarray, message: np.ndarray) -> None:
-    scales, levels = _parts(message)
+def _scale(values: np.ndarray, message: np.ndarray, group: int) -> None:
+    scales, levels = _parts(message, group)
     groups = np.zeros(levels.shape, np.float32)
     groups.reshape(-1)[: values.size] = values
     largest = (groups.view(np.uint32) & _SIGNLESS).max(axis=1, keepdims=True)  # of their bits: they may be NaN
@@ -158,13 +158,13 @@ def _scale(values: np.ndarray, message: np.ndarray) -> None:
     levels[:] = np.clip(nearest, -_MOST, _MOST)
 
 
-def _unscaled(message: np.ndarray, count: int) -> np.ndarray:
-    scales, levels = _parts(message)
+def _unscaled(message: np.ndarray, count: int, group: int) -> np.ndarray:
+    scales, levels = _parts(message, group)
     with np.errstate(invalid="ignore"):  # an infinite scale times a level of 0 is NaN, as it should be
         return (scales * levels).reshape(-1)[:count]
 
 
-def _parts(message: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Views of a message: float32 scales (groups, 1) and int8 levels (groups, 128)."""
-    groups = message.reshape(-1, _SCALE + GROUP)
+def _parts(message: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of a message: float32 scales (groups, 1) and int8 levels (groups, group)."""
+    groups = message.reshape(-1, _SCALE + group)
     return groups[:, :_SCALE].view(np.float32), groups[:, _SCALE:].view(np.int8)

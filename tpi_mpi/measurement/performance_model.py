@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.engine.demand import Demand
 from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates, shared_disks
 from tpi_mpi.measurement.simulator import Lane, Sweep, simulate
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.model.room import Room
 from tpi_mpi.model.transformer import shapes_of
 from tpi_mpi.weights.budget import Plan, plan
 from tpi_mpi.weights.slab import Slab, planned_slab
@@ -78,11 +78,12 @@ class Shard:
     def of(cls, slab: Slab, capacity: int, chunk: int) -> "Shard":
         """capacity, chunk: as of :class:`Work`."""
         shapes = shapes_of(slab.config, slab.partition, slab.rank)
+        room = Demand.of_one(capacity).room(1, slab.config.hidden_size)
         return cls(
             blocks=slab.resident,
             layers=frozenset(slab.layers),
             matrices={name: Matrices.of([extent]) for name, extent in slab.sweep.items()},
-            fixed=Room.of_one(capacity).memory(slab.config, shapes, slab.kv_dtype, chunk),
+            fixed=room.memory(slab.config, shapes, slab.kv_dtype, chunk, slab.rank),
         )
 
     @property

@@ -43,7 +43,7 @@ class ModelShard:
         self.blocks = tuple(block for block in shard_blocks(config, partition, rank) if block.kind != Kind.EMBEDDING)
         self.shapes = shapes_of(config, partition, rank)
         self._compute = linear.blocks(self.shapes)
-        self._kv_dtype = kv_dtype
+        self._kv_dtype, self._rank = kv_dtype, rank
 
     def new_cache(self, pages: int, longest: int) -> KVCache:
         """Room for keys and values. longest: the most positions of a sequence."""
@@ -56,7 +56,7 @@ class ModelShard:
         Without what stays allocated once so many have been computed.
         """
         computing = self._compute.memory(min(chunk, room.rows), room.longest)
-        return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk)
+        return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk, self._rank)
 
     def segments(
         self,

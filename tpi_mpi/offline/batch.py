@@ -35,6 +35,7 @@ class Batch:
         self._options = options
         self._intake = Intake(options.slabs, config)
         self._mistakes: list[dict] = []
+        self._written = 0  # records of mistakes that progress has not been told of
         with ExitStack() as stack:
             self._lines = stack.enter_context(Lines(options.prompts)) if options.prompts is not None else None
             to_file = options.output not in (None, "-")
@@ -68,9 +69,10 @@ class Batch:
         with BatchProgress(self.survey) as progress, closing(generation.sweeps(self._requests())) as sweeps:
             tokens = 0
             for answers in sweeps:
-                progress.add(self._write(answers), generation.tokens - tokens)
+                written, self._written = self._written + self._write(answers), 0
+                progress.add(written, generation.tokens - tokens)
                 tokens = generation.tokens
-            progress.add(self._write([]), 0)
+            progress.add(self._written + self._write([]), 0)
 
     def _requests(self) -> Iterator[tuple[Prompt, Request]]:
         """What is left to be done; notes the records of mistakes between that."""
@@ -78,7 +80,7 @@ class Batch:
             if isinstance(task, Mistake):
                 self._mistakes.append(record_of_mistake(task))
                 if len(self._mistakes) == _MISTAKES:
-                    self._write([])
+                    self._written += self._write([])
             else:
                 yield task.prompt, task.request
 

@@ -1,7 +1,7 @@
 """The prompts file: one JSON object per line, each a prompt to continue."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tpi_mpi.common.errors import UserError
@@ -52,21 +52,34 @@ class PromptsFile:
     def __init__(self, lines: Iterable[bytes], defaults: SamplingOptions):
         self._lines = lines
         self._defaults = defaults
+        self._repeated: set[int] | None = None  # lines that repeat an id, once all have been seen
 
     def __iter__(self) -> Iterator[Prompt | Mistake]:
-        used = HashSet()
+        used, repeated = HashSet(), set()
+
+        def is_new(id: str | int, number: int) -> bool:
+            if self._repeated is not None:
+                return number not in self._repeated
+            if used.add(hash_of(id)):
+                return True
+            repeated.add(number)
+            return False
+
         for number, line in enumerate(self._lines, start=1):
             if line.strip():
-                yield _read(line, number, self._defaults, used)
+                yield _read(line, number, self._defaults, is_new)
+        self._repeated = repeated if self._repeated is None else self._repeated
 
 
-def _read(line: bytes, number: int, defaults: SamplingOptions, used: HashSet) -> Prompt | Mistake:
-    """What one line says. used: the ids of the lines before, to which its own is added."""
+def _read(
+    line: bytes, number: int, defaults: SamplingOptions, is_new: Callable[[str | int, int], bool]
+) -> Prompt | Mistake:
+    """What one line says. is_new: whether no line before has the same id."""
     id, text = number, None
     try:
         values = _values(line)
         text = values["prompt"] if isinstance(values.get("prompt"), str) else None
-        id = _id(values.get("id", number), used)
+        id = _id(values.get("id", number), number, is_new)
         return Prompt(id, *_content(values), _sampling(values, defaults), number)
     except UserError as error:
         return Mistake(id, text, str(error), number)
@@ -84,10 +97,10 @@ def _values(line: bytes) -> dict[str, object]:
     return value
 
 
-def _id(value: object, used: HashSet) -> str | int:
+def _id(value: object, number: int, is_new: Callable[[str | int, int], bool]) -> str | int:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"id is {shorten(value)}; a string or a whole number is needed")
-    if not used.add(hash_of(value)):
+    if not is_new(value, number):
         raise UserError(f"id {value!r} was used before; every prompt needs its own")
     return value
 

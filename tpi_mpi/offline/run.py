@@ -46,9 +46,9 @@ def _batch(options: GenerateOptions, slab: Slab) -> Batch:
     return Batch(options, slab.config)
 
 
-def _demand(batch: Batch) -> tuple[int, int, int]:
+def _demand(batch: Batch) -> tuple[int, int, int, int | None]:
     survey = batch.survey
-    return survey.longest, survey.requests, survey.positions
+    return survey.longest, survey.requests, survey.positions, survey.top
 
 
 def _advise(world: World, cores: Cores) -> None:

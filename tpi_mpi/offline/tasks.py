@@ -25,7 +25,7 @@ class Survey:
 
     prompts: all of the file. answered: those that have a record already. mistakes: others that cannot be done.
     requests: what is left. longest, positions: of these, the length of the longest and the sum of all lengths.
-    scored: whether any of them wants its prompt's log-probabilities.
+    top: None if none of them wants its prompt's log-probabilities; else the most alternatives that any wants.
     """
 
     prompts: int = 0
@@ -34,7 +34,7 @@ class Survey:
     requests: int = 0
     longest: int = 1
     positions: int = 0
-    scored: bool = False
+    top: int | None = None
 
     def add(self, entry: Task | Mistake | None) -> None:
         """Counts one prompt in; None for one that has a record already."""
@@ -50,7 +50,8 @@ class Survey:
         self.requests += 1
         self.longest = max(self.longest, request.length)
         self.positions += request.length
-        self.scored |= request.sampling.prompt_logprobs
+        if request.sampling.prompt_logprobs:
+            self.top = max(self.top or 0, request.sampling.top_logprobs)
 
 
 class Tasks:

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
+from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.wire import wire
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
@@ -19,6 +20,7 @@ from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import Readable, read_rate, scratch_file, slab_file
 from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from
 from tpi_mpi.measurement.performance_model import Shard, Work
+from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.preflight.target import Target
 from tpi_mpi.preflight.versions import versions
@@ -73,7 +75,8 @@ class RankCheck:
             return self.cores.threads()
 
     def __enter__(self) -> "RankCheck":
-        machine, slab, way = self.options.machine, self.slab, wire(self.options.machine.wire)
+        machine, slab = self.options.machine, self.slab
+        way = wire(machine.wire, slab.config.hidden_size)
         make = ALGORITHMS[machine.allreduce]
         with ExitStack() as stack:
             with compiled_once(self.world, self.cores):
@@ -83,7 +86,9 @@ class RankCheck:
             self.allreduce = make(self.world, way, slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
             model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
-            warm_up(slab, model, self.allreduce, self.chunking.most, self.capacity)
+            reduce = StarReduce(self.world, way, slab.config.hidden_size, min(HEAD_ROWS, self.chunking.most))
+            stack.callback(reduce.free)
+            warm_up(slab, model, self.allreduce, reduce, self.chunking.most, self.capacity)
             self._resources = stack.pop_all()
         return self
 

@@ -10,8 +10,8 @@ from tpi_mpi.comm.polling import wait
 from tpi_mpi.comm.wire import Wire
 from tpi_mpi.comm.world import World
 
-# One for a decoded token, one for a full chunk of a prompt, a few for the last chunks of prompts.
-_MAX_SHAPES = 8
+# Sweeps have ever other numbers of rows, as sequences come and go; those of late are likely to come again.
+_MAX_SHAPES = 32
 
 
 @dataclass(frozen=True)

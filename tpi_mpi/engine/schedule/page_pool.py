@@ -1,20 +1,24 @@
 """The pages of keys and values on rank 0's books: whose they are, and what they hold."""
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from tpi_mpi.kernels.kv_cache import PAGE
 
+_TYPE = "i"
+
 
 class Prefix:
     """A page that is full, and whose content is known: the keys and values of these tokens after those of ``before``.
 
+    tokens: as :func:`packed`, which takes a tenth of the memory of a tuple.
     ready: whether they have been computed; else they will be, before anything of the next sweep.
     """
 
-    def __init__(self, before: "Prefix | None", tokens: tuple[int, ...], page: int):
+    def __init__(self, before: "Prefix | None", tokens: bytes, page: int):
         self.before, self.tokens, self.page = before, tokens, page
-        self.after: dict[tuple[int, ...], Prefix] = {}
+        self.after: dict[bytes, Prefix] = {}
         self.ready = False
 
 
@@ -22,8 +26,9 @@ class PagePool:
     """Counts who refers to each page, and remembers the content of full ones.
 
     A page that nobody refers to any more keeps its content until its room is needed, the one released first being the
-    first to go. A sequence that begins like an earlier one refers to the same pages. Since a sequence that refers to a
-    page refers to all before it too, and releases them later, what goes first is never needed to find what stays.
+    first to go. A sequence that begins like an earlier one refers to the same pages. As a rule, a sequence that refers
+    to a page refers to all before it too, and releases them later, so what goes first is not needed to find what stays;
+    where two have computed the same at once, some of it may no longer be found.
 
     pages: how many there are. share: whether content is remembered.
     """
@@ -44,13 +49,13 @@ class PagePool:
 
     def root(self, kind: int) -> Prefix:
         """What the first page of a sequence comes after. kind: of the rotary embedding, which keys depend on."""
-        return self._roots.setdefault(kind, Prefix(None, (), -1))
+        return self._roots.setdefault(kind, Prefix(None, b"", -1))
 
     def find(self, root: Prefix, token_ids: Sequence[int]) -> list[Prefix]:
         """The known pages with which a sequence of these tokens begins."""
         found, last = [], root
         for start in range(0, len(token_ids) - PAGE + 1, PAGE):
-            last = last.after.get(tuple(token_ids[start : start + PAGE]))
+            last = last.after.get(packed(token_ids[start : start + PAGE]))
             if last is None:
                 break
             found.append(last)
@@ -60,7 +65,7 @@ class PagePool:
         """The computed page after ``last`` that has the most first tokens in common with these, and how many."""
         best, most = None, 0
         for prefix in last.after.values():
-            count = _common(prefix.tokens, token_ids)
+            count = _common(array(_TYPE, prefix.tokens), token_ids)
             if prefix.ready and count > most:
                 best, most = prefix, count
         return best, most
@@ -95,11 +100,12 @@ class PagePool:
                 else:
                     self._unused.append(page)
 
-    def remember(self, last: Prefix, tokens: tuple[int, ...], page: int) -> Prefix:
+    def remember(self, last: Prefix, token_ids: Sequence[int], page: int) -> Prefix:
         """Notes that a page will hold these tokens after the current sweep; returns its prefix.
 
         If another page holds the same, that one stays the known one.
         """
+        tokens = packed(token_ids)
         known = last.after.get(tokens)
         if known is not None or not self._share:
             return known or Prefix(last, tokens, page)
@@ -117,6 +123,11 @@ class PagePool:
     def _forget(self, page: int) -> None:
         prefix = self._content.pop(page)
         prefix.before.after.pop(prefix.tokens, None)
+
+
+def packed(token_ids: Sequence[int]) -> bytes:
+    """Token ids in 32 bits each."""
+    return array(_TYPE, token_ids).tobytes()
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

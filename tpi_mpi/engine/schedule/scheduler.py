@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.engine.schedule.page_pool import PagePool, Prefix
 from tpi_mpi.engine.schedule.sequence import Sequence
 from tpi_mpi.engine.sweep.step import Assignment, Copy, Segment, Step
@@ -46,6 +47,13 @@ class Scheduler:
         return any(sequence.decoding for sequence in self.running)
 
     def add(self, sequence: Sequence) -> None:
+        """Has a sequence wait for its turn. Raises UserError if there is never enough room for it."""
+        length, longest = sequence.request.length, min(self._room.longest, PAGE * self._room.pages)
+        if length > longest:
+            raise UserError(
+                f"a prompt of {len(sequence.request.token_ids)} tokens and its continuation take {length} positions, "
+                f"but this run has memory for {longest} of a sequence; ask for fewer new tokens"
+            )
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -56,6 +64,7 @@ class Scheduler:
                 self._waiting.remove(sequence)
             return
         self.running.remove(sequence)
+        self._assignments = [own for own in self._assignments if own.slot != sequence.slot]  # after a restart
         self._slots.append(sequence.slot)
         self._pool.release(sequence.pages)
         sequence.slot, sequence.pages = None, []
@@ -112,7 +121,7 @@ class Scheduler:
 
     def _known(self, sequence: Sequence) -> list[Prefix]:
         """The pages with what a sequence begins with. The last token is computed anyhow: another follows from it."""
-        if not self._share or sequence.request.sampling.prompt_logprobs:
+        if not self._refers(sequence):
             return []
         root = self._pool.root(self._rope.kind(len(sequence.ids)))
         return self._pool.find(root, sequence.ids[: len(sequence.ids) - 1])
@@ -121,11 +130,11 @@ class Scheduler:
         """Refers to the pages that have what a sequence begins with, and copies the first part of another one."""
         known = self._known(sequence)
         sequence.kind = self._rope.kind(len(sequence.ids))
-        sequence.prefix = known[-1] if known else self._pool.root(sequence.kind)
+        sequence.prefix = known[-1] if known else self._pool.root(sequence.kind) if self._lasts(sequence) else None
         for prefix in known:
             self._assign(sequence, self._pool.refer(prefix))
         sequence.remembered, sequence.computed = len(known), PAGE * len(known)
-        if not self._share or sequence.request.sampling.prompt_logprobs:
+        if not self._refers(sequence):
             return
         source, count = self._pool.find_part(sequence.prefix, sequence.ids[sequence.computed : len(sequence.ids) - 1])
         if source is None:
@@ -135,6 +144,16 @@ class Scheduler:
             self._copies.append(Copy(source.page, self._assign(sequence, self._pool.take())))
             sequence.computed += count
         self._pool.release([source.page])
+
+    def _refers(self, sequence: Sequence) -> bool:
+        """Whether a sequence may refer to keys and values of others. To be scored, all of a prompt must be computed."""
+        scored = sequence.request.sampling.prompt_logprobs and sequence.new_tokens == 0
+        return self._share and not scored and self._lasts(sequence)
+
+    def _lasts(self, sequence: Sequence) -> bool:
+        """Whether its keys stay as they are. Where all are computed again later, its pages must be its own until then:
+        it gives them up, and as many must be there for it again."""
+        return self._rope.kind(len(sequence.ids)) == self._rope.kind(sequence.request.length)
 
     def _assign(self, sequence: Sequence, page: int) -> int:
         self._assignments.append(Assignment(sequence.slot, len(sequence.pages), page))
@@ -158,6 +177,6 @@ class Scheduler:
             sequence.prefix = None  # its later keys are turned otherwise, and of no use to anybody else
             return
         for place in range(sequence.remembered, sequence.computed // PAGE):
-            tokens = tuple(sequence.ids[place * PAGE : (place + 1) * PAGE])
-            sequence.prefix = self._pool.remember(sequence.prefix, tokens, sequence.pages[place])
+            token_ids = sequence.ids[place * PAGE : (place + 1) * PAGE]
+            sequence.prefix = self._pool.remember(sequence.prefix, token_ids, sequence.pages[place])
             sequence.remembered += 1

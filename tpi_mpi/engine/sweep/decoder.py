@@ -68,7 +68,7 @@ class Decoder:
             self._cache.copy(copy.source, copy.target)
         self._tables.assign(step.assignments)
         chunks, wanted = self._chunks(step, hidden), step.wanted
-        later, last, first_id = self._chunking.overlaps(step.rows), hidden[wanted], 0
+        later, last, first_id = self._chunking.overlaps(step.rows), hidden[:0], 0
         for block in self._model.blocks:
             with self._window.block(block.name) as weights:
                 if block.kind is Kind.HEAD:
@@ -102,19 +102,17 @@ class Decoder:
         self, block: Block, weights: Tensors, chunks: Sequence[_Chunk], hidden: np.ndarray, wanted: Sequence[int]
     ) -> np.ndarray:
         """The output of the rows that are wanted; the others are needed only for their keys and values."""
-        partials = []
+        rows, first, done = np.array(wanted, np.int64), 0, 0
+        last, sums = (np.empty((len(rows), hidden.shape[1]), np.float32) for _ in range(2))
         for chunk in chunks:
             self._sums.settle(chunk.states)
-            partials.append(self._partial(block, weights, chunk))
-        rows, first = np.array(wanted, np.int64), 0
-        last, own = hidden[rows], []
-        for partial in partials:
+            partial = self._partial(block, weights, chunk)
             here = rows[(rows >= first) & (rows < first + len(partial))] - first
-            own.append(partial[here])
-            first += len(partial)
-        partial = np.concatenate(own)
+            place = slice(done, done + len(here))
+            last[place], sums[place] = chunk.states[here], partial[here]
+            first, done = first + len(partial), place.stop
         for piece in _pieces(len(last), self._chunking.most):
-            self._sums.add(block.name, last[piece], partial[piece])
+            self._sums.add(block.name, last[piece], sums[piece])
         return last
 
     def _last_feed_forward(self, block: Block, weights: Tensors, last: np.ndarray) -> None:
@@ -139,9 +137,9 @@ class Decoder:
         if not len(last):
             return first_id
         with self._trace.span("compute", block.name):
-            if first_id == 0:
-                last[:] = self._model.final_norm(weights, last)
             for piece in _pieces(len(last), HEAD_ROWS):
+                if first_id == 0:
+                    last[piece] = self._model.final_norm(weights, last[piece])
                 logits = self._model.logits(weights, last[piece])
                 readout.take(piece.start, first_id, logits)
         return first_id + logits.shape[1]

@@ -60,13 +60,13 @@ class _Scorer:
             self._logit = float(logits[self._want.target - first_id])
         if self._want.top:
             ids = most_probable(logits, self._want.top)
-            self._ids = np.concatenate([self._ids, ids + first_id])
-            self._top = np.concatenate([self._top, logits[ids]])
+            ids, top = np.concatenate([self._ids, ids + first_id]), np.concatenate([self._top, logits[ids]])
+            order = most_probable(top, self._want.top)
+            self._ids, self._top = ids[order], top[order]
 
     def score(self) -> Score:
         total = self._largest + float(np.log(self._sum))
-        order = most_probable(self._top, self._want.top)
-        top = tuple((int(self._ids[index]), float(self._top[index]) - total) for index in order)
+        top = tuple((int(id), float(logit) - total) for id, logit in zip(self._ids, self._top, strict=True))
         return Score(self._want.target, self._logit - total, top)
 
 

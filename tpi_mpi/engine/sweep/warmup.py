@@ -12,11 +12,13 @@ import numpy as np
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import Allreduce
+from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
 from tpi_mpi.kernels.linear import compiling_announced
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.model.blocks import Kind
+from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.mapping import tensors_of
 from tpi_mpi.weights.slab import BlockExtent, Slab
@@ -38,7 +40,9 @@ def compiled_once(world: World, cores: Cores) -> Iterator[None]:
 _FEW = 8
 
 
-def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int, longest: int) -> None:
+def warm_up(
+    slab: Slab, model: ModelShard, allreduce: Allreduce, reduce: StarReduce, most_rows: int, longest: int
+) -> None:
     """Computes a block of each kind on zeros, for few rows and for the ``most_rows`` of a chunk; on all ranks together.
 
     longest: positions of the longest sequence, which need not be in memory for it.
@@ -55,6 +59,7 @@ def warm_up(slab: Slab, model: ModelShard, allreduce: Allreduce, most_rows: int,
             else:
                 partial = model.feed_forward(weights, hidden)
         hidden += allreduce.sum(partial)
+    reduce.sum(partial[:HEAD_ROWS])
 
 
 def _zero_weights(block: BlockExtent) -> Tensors:

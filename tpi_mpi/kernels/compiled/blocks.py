@@ -25,7 +25,7 @@ _ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH
 _SPLIT_ROWS = 8
 # Rows that a thread claims at a time, of steps that are done row by row.
 _ROWS = 4
-_MOST_PROGRAMS = 128
+_MOST_PROGRAMS = 512
 
 # The numbers of a record that change from call to call; a feed-forward block needs only the first three.
 _CALL, _SHORT_CALL = struct.Struct(f"{record.CALL}q"), struct.Struct("3q")
