@@ -92,11 +92,11 @@ class FallbackBlocks:
     ) -> torch.Tensor:
         """What the queries (H, T, head_dim) of consecutive positions see in the cache."""
         first, count = 0 if window is None else max(0, start - window + 1), queries.shape[1]
-        seen = [torch.from_numpy(own) for own in cache.read(layer, pages, first, start + count)]
+        seen = [torch.from_numpy(np.ascontiguousarray(own)) for own in cache.read(layer, pages, first, start + count)]
         mixed = []
         for at in range(count):  # one by one, because torch's results for a position depend on how many there are
             begin = 0 if window is None else max(0, start + at - window + 1)
-            keys, values = (own[:, begin - first : start + at + 1 - first] for own in seen)
+            keys, values = (own[:, begin - first : start + at + 1 - first].clone() for own in seen)  # and how they lie
             one = queries[:, at : at + 1]
             mixed.append(attention(one, keys, values, self._shapes.heads_per_kv, self._shapes.first_head))
         return torch.cat(mixed, 1)
@@ -106,7 +106,8 @@ class FallbackBlocks:
         norm, gate, up, down, gate_bias, up_bias, down_bias = tensors.tensors
         states = self._norm(norm, torch.from_numpy(hidden))
         gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
-        return self._product(gated(self._shapes.activation, gates, ups), down, down_bias).numpy()
+        mixed = torch.stack([gated(self._shapes.activation, *pair) for pair in zip(gates, ups, strict=True)])
+        return self._product(mixed, down, down_bias).numpy()
 
     @torch.inference_mode()
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
@@ -120,7 +121,8 @@ class FallbackBlocks:
         return 4 * (projected + widened + shapes.heads * rows * longest)
 
     def _norm(self, weight: Vector, states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(states, _widened(weight), self._shapes.eps)
+        rows, scale = states.reshape(-1, states.shape[-1]), _widened(weight)  # one by one, like everything here
+        return torch.stack([rms_norm(row, scale, self._shapes.eps) for row in rows]).reshape(states.shape)
 
     def _product(self, states: torch.Tensor, operand: Operand, bias: Vector | None) -> torch.Tensor:
         product = torch.from_numpy(self._linear(states.numpy(), operand))

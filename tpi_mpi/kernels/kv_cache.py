@@ -56,15 +56,17 @@ class KVCache:
 
         pages: those of the sequence, from its first position on.
         """
-        for at in range(keys.shape[1]):
-            page, place = pages[(start + at) // PAGE], (start + at) % PAGE
+        stop = start + keys.shape[1]
+        for place in range(start // PAGE, pages_for(stop)):
+            first, last = max(start, place * PAGE), min(stop, (place + 1) * PAGE)
+            here, source = slice(first - place * PAGE, last - place * PAGE), slice(first - start, last - start)
             for head in range(self.kv_heads):
-                key_part, value_part = self._parts(layer, page, head)
+                key_part, value_part = self._parts(layer, pages[place], head)
                 rows, columns = (
                     unpack([key_part], self.key_layout).values,
                     unpack([value_part], self.value_layout).values,
                 )
-                rows[place], columns[:, place] = keys[head, at], values[head, at]
+                rows[here], columns[:, here] = keys[head, source], values[head, source].T
                 key_part[:], value_part[:] = (
                     pack(Rows(rows), self.key_layout)[0],
                     pack(Rows(columns), self.value_layout)[0],
