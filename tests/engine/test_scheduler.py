@@ -160,15 +160,20 @@ def test_what_there_is_never_room_for_is_refused():
 def test_prompts_fill_the_time_that_a_sweep_takes_anyhow():
     pace = Pace(500)
     assert pace.prompt_rows(decoding=True) == 500  # nothing is known yet
-    pace.observe(100, 100, seconds=2.5, computing=1.0)
-    pace.observe(4, 0, seconds=2.1, computing=0.1)
+    pace.observe(100, 100, seconds=2.1, computing=1.0)
+    assert pace.prompt_rows(decoding=True) == 210
+    for _ in range(30):
+        pace.observe(104, 100, seconds=2.1, computing=1.04)
+        assert 200 <= pace.prompt_rows(decoding=True) <= 210
+    for _ in range(30):
+        pace.observe(4, 0, seconds=2.1, computing=0.1)
     assert pace.prompt_rows(decoding=True) == 200
     assert pace.prompt_rows(decoding=False) == 500
     for _ in range(30):
         pace.observe(4, 0, seconds=0.5, computing=0.49)  # all in memory now
     assert pace.prompt_rows(decoding=True) == pytest.approx(49, abs=1)
     for _ in range(30):
-        pace.observe(100, 100, seconds=9.0, computing=9.0)
+        pace.observe(504, 500, seconds=9.0, computing=9.0)  # others wait for a prompt
     assert pace.prompt_rows(decoding=True) == 32
 
 

@@ -4,6 +4,8 @@
 _LEAST = 32
 # What the latest sweep counts for in the averages.
 _WEIGHT = 0.3
+# The part of a sweep that must be spent waiting for computing to be no bottleneck.
+_IDLE = 0.1
 
 
 class Pace:
@@ -18,12 +20,12 @@ class Pace:
 
     def __init__(self, most: int):
         self._most = most
-        self._row: float | None = None
-        self._free: float | None = None
+        self._row: float | None = None  # seconds
+        self._free: float | None = None  # seconds of a sweep
 
     def prompt_rows(self, decoding: bool) -> int:
         """The most rows of prompts in the next sweep. decoding: whether other sequences wait for tokens meanwhile."""
-        if not decoding or self._row is None or self._free is None:
+        if not decoding or not self._row:
             return self._most
         return max(_LEAST, min(self._most, int(self._free / self._row)))
 
@@ -31,8 +33,9 @@ class Pace:
         """Takes note of a sweep: its rows, how many of them were of prompts, its time and that spent computing."""
         if prompt_rows:
             self._row = _average(self._row, computing / rows)
-        else:
-            self._free = _average(self._free, max(computing, seconds - computing))
+        prompts, waiting = (self._row or 0.0) * prompt_rows, seconds - computing
+        spare = waiting + prompts if waiting > _IDLE * seconds else 0.0
+        self._free = _average(self._free, max(spare, computing - prompts))
 
 
 def _average(before: float | None, value: float) -> float:
