@@ -107,12 +107,16 @@ def check_report(report: dict, new_tokens: int) -> None:
         "prompts": 6,
         "new_tokens": new_tokens,
     }
+    assert (report["kv"], report["sequences"]) == ("bfloat16", 6)
+    assert report["cached_tokens"] >= 0
+    assert report["rows"] == report["prompt_rows"] + report["decode_tokens"]
     assert report["ttft_s"] > 0
     assert report["load_s"] > 0
     assert 0 < report["tpot_s"]["median"] <= report["tpot_s"]["p90"]
     assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
     for rank in report["ranks"]:
         assert rank["peak_rss_bytes"] > rank["slab_bytes"] > 1_000_000
+        assert rank["kv_bytes"] > 0
         assert rank["bytes_fetched"] <= rank["slab_bytes"]  # everything fits, so nothing is fetched twice
         assert min(rank["threads"], rank["pinned_blocks"]) >= 1
         assert (rank["window_blocks"], rank["window_bytes"]) == (0, 0)

@@ -67,8 +67,9 @@ class Leader:
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence; its room is free for the next sweep. One that has ended may be cancelled too."""
-        if not sequence.ended:
-            self.throughput.requests += sequence.new_tokens > 0
+        if sequence.slot is not None:
+            self._end(sequence)
+        elif not sequence.ended:  # its turn had not come
             self._scheduler.remove(sequence)
 
     def step(self) -> list[Event]:
@@ -92,9 +93,7 @@ class Leader:
         seconds = time.perf_counter() - began
         self._trace.sweep(began, seconds, step.rows - prompt_rows, prompt_rows)
         self._pace.observe(step.rows, prompt_rows, seconds, self._trace.seconds["compute"] - computed)
-        tokens = sum(token is not None for _, token in events)
-        ended = sum(sequence.ended for sequence, _ in events)
-        self.throughput.note(seconds, step.rows, prompt_rows, tokens, ended)
+        self.throughput.note(seconds, step.rows, prompt_rows, sum(token is not None for _, token in events))
         return events
 
     def _outcome(self, pairs: list[tuple[Segment, Sequence]], readout: Readout) -> list[Event]:
@@ -111,7 +110,7 @@ class Leader:
     def _next_token(self, sequence: Sequence, logits: np.ndarray) -> Token | None:
         sampling = sequence.request.sampling
         if sampling.max_new_tokens == 0:
-            self._scheduler.remove(sequence)
+            self._end(sequence)
             return None
         sequence.ids.append(sequence.sampler.choose(logits, len(sequence.ids)))
         id, reason = sequence.ids[-1], sequence.request.finish_reason(sequence.ids[-1], sequence.new_tokens)
@@ -120,10 +119,14 @@ class Leader:
             (int(other), log_probability(logits, other)) for other in most_probable(logits, sampling.top_logprobs)
         )
         if reason:
-            self._scheduler.remove(sequence)
+            self._end(sequence)
         elif self._rope.restarts_at(len(sequence.ids)):
             self._scheduler.restart(sequence)
         return Token(id, logprob, sequence.lap(), reason, top)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self.throughput.end(sequence.cached_tokens)
 
 
 def _continues(segment: Segment, sequence: Sequence) -> bool:

@@ -45,17 +45,22 @@ class Latencies:
 class Throughput:
     """What a run's sweeps have done.
 
-    requests: that have ended. sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
+    requests: that have ended. cached_tokens: of their prompts, whose keys and values were there already.
+    sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
     decode_seconds, decode_tokens: of the sweeps that computed new tokens alone.
     """
 
     def __init__(self):
-        self.requests = self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
+        self.requests = self.cached_tokens = 0
+        self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
         self.seconds = self.decode_seconds = 0.0
 
-    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int, requests: int) -> None:
-        """Records a sweep, and how many tokens and ends of requests came of it."""
-        self.requests += requests
+    def end(self, cached_tokens: int) -> None:
+        """Records the end of a request."""
+        self.requests, self.cached_tokens = self.requests + 1, self.cached_tokens + cached_tokens
+
+    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int) -> None:
+        """Records a sweep, and how many tokens came of it."""
         self.sweeps, self.rows, self.prompt_rows = self.sweeps + 1, self.rows + rows, self.prompt_rows + prompt_rows
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
         if not prompt_rows:
@@ -64,6 +69,7 @@ class Throughput:
     def to_json(self) -> dict:
         """Its part of the report; times are in seconds, rates in tokens per second."""
         return {
+            "cached_tokens": self.cached_tokens,
             "sweeps": self.sweeps,
             "rows": self.rows,
             "prompt_rows": self.prompt_rows,
