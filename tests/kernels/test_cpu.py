@@ -124,34 +124,57 @@ def test_x86_code_has_its_instructions():
     assert assembly(Format.of("int8"), Cpu("x86_64", "maddubs"), "haswell")["vpmaddubsw"]
 
 
-@pytest.mark.parametrize("name", ["haswell", "skylake-avx512"])
-def test_the_kernels_of_older_cpus_pass_the_same_tests(name):
-    own = compiled_for()
-    if not features_of(name, "") <= features_of(*own[1:]):
-        pytest.skip(f"this CPU has not all that {name} has")
-    pass_tests(PRODUCTS, f"{LAWS} and {FEW}", NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
-    pass_tests(BLOCKS, SOME, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES="")
-
-
-def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(tmp_path):
-    """In a directory of its own, or it would be taken for this CPU's code."""
-    integers = "(int8 or int4 or mxfp4)"
-    pass_tests(PRODUCTS, f"{LAWS} and {FEW} and {integers}", "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path))
-
-
 PRODUCTS, BLOCKS = "test_multiplier.py", "test_blocks.py"
-LAWS = "(equal or independent)"
-FEW = "two and not 64 and not 128"  # with two planes and one size of groups, since each is compiled anew
+# With two planes and one size of groups, since each is compiled anew.
+LAWS = "(equal or independent) and two and not 64 and not 128"
 SOME = "equals and (cut or many) or parts or later or silu"
+OLDER = ("haswell", "skylake-avx512")
 
 
-def pass_tests(module: str, names: str, *arguments: str, **settings: str) -> None:
-    """Runs tests in another process, with other kernels."""
-    test = os.path.join(os.path.dirname(__file__), module)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test, "-k", names, *arguments]
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Tests in other processes with other kernels, all at once: most of their time goes into compiling, on one core.
+
+    What has no products of bytes is in a directory of its own, or it would be taken for this CPU's code.
+    """
+    settings = {name: {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""} for name in OLDER if has_all_of(name)}
+    runs = {name: started(f"{LAWS} or {SOME}", PRODUCTS, BLOCKS, **own) for name, own in settings.items()}
+    integers = f"{LAWS} and (int8 or int4 or mxfp4)"
+    runs["plain"] = started(
+        integers, PRODUCTS, "-p", "plain_cpu", NUMBA_CACHE_DIR=str(tmp_path_factory.mktemp("plain"))
+    )
+    yield runs
+    for run in runs.values():
+        run.kill()
+
+
+def has_all_of(name: str) -> bool:
+    """Whether this CPU has whatever that one has."""
+    return features_of(name, "") <= features_of(*compiled_for()[1:])
+
+
+def started(names: str, *arguments: str, **settings: str) -> subprocess.Popen:
+    """Tests of the modules beside this one, some by their names, begun with other settings."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", names, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=os.path.dirname(__file__), env=environment, **pipes)
+
+
+def passed(run: subprocess.Popen) -> None:
+    said = run.communicate()[0]
+    assert run.returncode == 0, said[-3000:]
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_the_kernels_of_older_cpus_pass_the_same_tests(name, others):
+    if name not in others:
+        pytest.skip(f"this CPU has not all that {name} has")
+    passed(others[name])
+
+
+def test_what_cpus_without_products_of_bytes_run_passes_the_same_tests(others):
+    passed(others["plain"])
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
