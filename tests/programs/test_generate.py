@@ -250,6 +250,8 @@ MISTAKES = [
     (["--prompts", "no.jsonl"], "prompts file no.jsonl cannot be read"),
     (["--prompt", "a", "--output", "no/o.jsonl"], "no/o.jsonl cannot be written"),
     (["--prompt", "a", "--threads", 999], "--threads 999 is more than the"),
+    (["--prompt", "a", "--batch", "many"], "'many' is neither auto nor a whole number"),
+    (["--prompt", "a", "--batch", 0], "--batch is 0; at least 1 is needed"),
 ]
 
 

@@ -76,6 +76,7 @@ def generate_parser() -> Parser:
     top_logprobs = "add the log-probabilities of the K most probable tokens at every position"
     add("--top-logprobs", metavar="K", type=int, default=0, help=top_logprobs)
     _add_sampling(parser.add_argument_group("sampling"))
+    _add_batching(parser.add_argument_group("many prompts"))
     _add_machine(parser.add_argument_group("machine"))
     return parser
 
@@ -182,18 +183,23 @@ def batch_argument(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number") from None
 
 
-def _add_machine(group) -> None:
-    _add_run(group)
+def _add_batching(group) -> None:
+    """Adds the options of programs that continue many sequences."""
     add = group.add_argument
     add("--batch", metavar="N", type=batch_argument, help="sequences at once, at most, or auto (the default)")
-    kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
-    add("--kv", choices=KV_DTYPES, help=kv)
     add(
         "--share-prefixes",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="compute what several prompts begin with only once (default: yes)",
     )
+
+
+def _add_machine(group) -> None:
+    _add_run(group)
+    add = group.add_argument
+    kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
+    add("--kv", choices=KV_DTYPES, help=kv)
     add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")
