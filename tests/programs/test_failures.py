@@ -244,3 +244,24 @@ def test_ctrl_c_without_mpirun(demo_slabs, prompts):
     assert returned == 130
     assert said.splitlines()[-1] == "tpi_mpi: interrupted"
     assert "Traceback" not in said
+
+
+PROGRAM = """
+from mpi4py import MPI
+import tpi_mpi
+
+with tpi_mpi.Model.open({slabs!r}, comm=MPI.COMM_WORLD, timeout=20) as model:
+    if MPI.COMM_WORLD.rank == {rank}:
+        raise ValueError("of the caller's own")
+    for completion in model.generate(["a"] * 1000):
+        pass
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_in_a_program_of_ones_own_ends_all_ranks(rank, demo_slabs, tmp_path):
+    slabs = demo_slabs(2)
+    (tmp_path / "program.py").write_text(PROGRAM.format(slabs=str(slabs), rank=rank))
+    returned, said = finish(start(tmp_path / "program.py", ranks=2), slabs)
+    assert returned != 0
+    assert f"rank {rank} on {HOST}: ValueError: of the caller's own" in said
