@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tpi_mpi.common.options import SamplingOptions
-from tpi_mpi.engine.sampling import Sampler, draw, keep_top_k, keep_top_p, log_probability, penalise
+from tpi_mpi.engine.sampling import Sampler, draw, keep_top_k, keep_top_p, log_probabilities, penalise
 
 LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.0], np.float32)
 
@@ -85,10 +85,10 @@ def test_a_seed_repeats_its_samples_and_another_does_not():
 
 
 def test_the_log_probability_is_the_models_own():
-    assert log_probability(LOGITS, 2) == pytest.approx(float(torch.from_numpy(LOGITS).log_softmax(-1)[2]))
+    assert log_probabilities(LOGITS, [2]) == pytest.approx([float(torch.from_numpy(LOGITS).log_softmax(-1)[2])])
     many = np.random.default_rng(0).normal(0, 5, 150_000).astype(np.float32)
     expected = torch.from_numpy(many).double().log_softmax(-1)
-    assert [log_probability(many, token) for token in (0, 77)] == pytest.approx([float(expected[t]) for t in (0, 77)])
+    assert log_probabilities(many, (0, 77)) == pytest.approx([float(expected[t]) for t in (0, 77)])
 
 
 def test_of_equal_logits_the_first_is_the_highest():

@@ -9,7 +9,7 @@ import numpy as np
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.report import Throughput
 from tpi_mpi.engine.request import Request, Token
-from tpi_mpi.engine.sampling import log_probability
+from tpi_mpi.engine.sampling import log_probabilities
 from tpi_mpi.engine.schedule.pace import Pace
 from tpi_mpi.engine.schedule.scheduler import Scheduler
 from tpi_mpi.engine.schedule.sequence import Sequence
@@ -114,15 +114,13 @@ class Leader:
             return None
         sequence.ids.append(sequence.sampler.choose(logits, len(sequence.ids)))
         id, reason = sequence.ids[-1], sequence.request.finish_reason(sequence.ids[-1], sequence.new_tokens)
-        logprob = log_probability(logits, id)
-        top = tuple(
-            (int(other), log_probability(logits, other)) for other in most_probable(logits, sampling.top_logprobs)
-        )
+        best = most_probable(logits, sampling.top_logprobs).tolist()
+        logprob, *others = log_probabilities(logits, [id, *best])
         if reason:
             self._end(sequence)
         elif self._rope.restarts_at(len(sequence.ids)):
             self._scheduler.restart(sequence)
-        return Token(id, logprob, sequence.lap(), reason, top)
+        return Token(id, logprob, sequence.lap(), reason, tuple(zip(best, others, strict=True)))
 
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)

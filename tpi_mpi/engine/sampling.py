@@ -1,6 +1,6 @@
 """From logits to the next token."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -80,8 +80,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def log_probability(logits: np.ndarray, token_id: int) -> float:
-    """A token's log-probability by the model itself, before temperature and the like."""
+def log_probabilities(logits: np.ndarray, token_ids: Iterable[int]) -> list[float]:
+    """Some tokens' log-probabilities by the model itself, before temperature and the like."""
     largest = logits.max()
     total = np.exp(logits - largest).sum(dtype=np.float64)  # of far more numbers than float32 can add up precisely
-    return float(logits[token_id]) - float(largest) - float(np.log(total))
+    return [float(logits[token_id]) - float(largest) - float(np.log(total)) for token_id in token_ids]

@@ -73,7 +73,7 @@ class Scheduler:
         """Has all positions of a sequence computed again."""
         self._pool.release(sequence.pages)
         sequence.pages, sequence.computed = [], 0
-        self._find_prefix(sequence)
+        self._begin(sequence, self._known(sequence))
 
     def next(self, prompt_rows: int) -> tuple[Step, list[Sequence]]:
         """The next sweep, and whose each of its segments is. prompt_rows: the most rows of prompts in it."""
@@ -115,7 +115,7 @@ class Scheduler:
         sequence.slot = self._slots.pop()
         sequence.begin()
         self.running.append(sequence)
-        self._find_prefix(sequence)
+        self._begin(sequence, known)
         sequence.cached_tokens = sequence.computed
         return True
 
@@ -126,9 +126,8 @@ class Scheduler:
         root = self._pool.root(self._rope.kind(len(sequence.ids)))
         return self._pool.find(root, sequence.ids[: len(sequence.ids) - 1])
 
-    def _find_prefix(self, sequence: Sequence) -> None:
-        """Refers to the pages that have what a sequence begins with, and copies the first part of another one."""
-        known = self._known(sequence)
+    def _begin(self, sequence: Sequence, known: list[Prefix]) -> None:
+        """Refers to the known pages that a sequence begins with, and copies the first part of another one."""
         sequence.kind = self._rope.kind(len(sequence.ids))
         sequence.prefix = known[-1] if known else self._pool.root(sequence.kind) if self._lasts(sequence) else None
         for prefix in known:
