@@ -132,3 +132,18 @@ def test_a_switch_is_true_or_false(value):
 def test_how_many_tokens_have_log_probabilities_is_a_whole_number(value):
     with pytest.raises(UserError, match=f"top_logprobs is {value!r}; a whole number from 0 to 100"):
         SamplingOptions().override({"top_logprobs": value})
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"kv": "int8"}, "--kv is 'int8'; it is one of float32, bfloat16, float16"),
+        ({"wire": "fp8"}, "--wire is 'fp8'; it is one of float32, bfloat16"),
+        ({"allreduce": "ring"}, "--allreduce is 'ring'; it is one of star"),
+        ({"activations": "int4"}, "--activations is 'int4'; it is one of int16, int8"),
+    ],
+)
+def test_programs_in_python_may_choose_no_more_than_the_command_line(option, words):
+    with pytest.raises(UserError) as refusal:
+        MachineOptions(**option)
+    assert words in str(refusal.value)

@@ -101,6 +101,10 @@ def _at_least_one(options: object, *names: str) -> None:
             raise UserError(f"{what}; at least 1 is needed")
 
 
+# What some machine options may be; the command line refuses anything else itself, programs in Python do not.
+_CHOICES = {"allreduce": ALLREDUCES, "wire": WIRES, "activations": ACTIVATIONS, "kv": (None, *KV_DTYPES)}
+
+
 @dataclass(frozen=True)
 class MachineOptions:
     """How a run uses the machines, and what it reports about them.
@@ -134,6 +138,9 @@ class MachineOptions:
 
     def __post_init__(self):
         _at_least_one(self, "window", "threads", "timeout", "batch")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"--{name} is {getattr(self, name)!r}; it is one of {', '.join(filter(None, known))}")
         if self.allreduce == "mpi" and self.wire != "float32":
             raise UserError(
                 f"--wire {self.wire} cannot be used with --allreduce mpi, which adds in float32; "
