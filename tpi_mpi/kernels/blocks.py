@@ -6,14 +6,19 @@ from typing import Protocol
 
 import numpy as np
 
+from tpi_mpi.kernels.experts.mixture import Mixture
+from tpi_mpi.kernels.experts.routing import Routing
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged
 
-ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
-"""Of feed-forward blocks; the last approximates the one before by a hyperbolic tangent."""
+ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh", "clamped_swiglu")
+"""Of feed-forward blocks; gelu_tanh approximates the one before by a hyperbolic tangent.
+
+clamped_swiglu: the gate is at most ``limit``, and up within ``limit`` of zero; gate * sigmoid(alpha * gate) * (up + 1).
+"""
 
 ATTENTION = ("norm", "query", "key", "value", "output")
-ATTENTION_OPTIONS = ("query bias", "key bias", "value bias", "output bias", "query norm", "key norm")
+ATTENTION_OPTIONS = ("query bias", "key bias", "value bias", "output bias", "query norm", "key norm", "sinks")
 FEED_FORWARD, FEED_FORWARD_OPTIONS = ("norm", "gate", "up", "down"), ("gate bias", "up bias", "down bias")
 """The order of a block's tensors, and of those that it need not have, after them."""
 
@@ -28,6 +33,8 @@ class Shapes:
         rank's heads may begin and end anywhere.
     rotated: pairs of a head's numbers that turn with the position: (i, i + rotated).
     columns: of this rank, in feed-forward blocks. activation: one of :data:`ACTIVATIONS`.
+    alpha, limit: of that activation, if it has them.
+    routing: how rows are dealt to experts, if there are any.
     """
 
     width: int
@@ -40,6 +47,9 @@ class Shapes:
     rotated: int
     columns: int
     activation: str
+    alpha: float = 1.0
+    limit: float = 0.0
+    routing: Routing | None = None
 
 
 class Segments:
@@ -90,6 +100,15 @@ class Blocks(Protocol):
         """The partial of a feed-forward block, from hidden states (T, width).
 
         tensors: in the order of :data:`FEED_FORWARD`.
+        """
+
+    def mixture(self, tensors: Arranged, hidden: np.ndarray, partial: np.ndarray | None = None) -> Mixture:
+        """Hidden states (T, width), normalised and dealt to experts.
+
+        The choice is bitwise the same on every CPU, and whoever computes it; so it is on every rank.
+
+        tensors: in the order of :data:`tpi_mpi.kernels.experts.routing.ROUTER`. partial: what there is of the result
+        already, float32 (T, width), to which the experts' is added; overwritten.
         """
 
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:

@@ -1,0 +1,6 @@
+"""Mixtures of experts.
+
+routing  how a router chooses, slowly and obviously
+record   how an expert lies in memory
+mixture  rows on their way through the experts that were chosen for them
+"""
