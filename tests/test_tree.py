@@ -121,7 +121,7 @@ def test_modules_import_each_other_in_no_circle():
 
 DOORS = {
     "mpi4py": {"tpi_mpi.comm.world", "tpi_mpi.comm.allreduce.algorithms", "tpi_mpi.comm.affinity"},
-    "h5py": {"tpi_mpi.weights.slab_hdf5"},
+    "h5py": {f"tpi_mpi.weights.slabs.{name}" for name in ("hdf5", "hdf5_experts", "hdf5_parts")},
     "mmap": {
         "tpi_mpi.weights.mapping",
         "tpi_mpi.weights.pages",

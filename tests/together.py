@@ -12,8 +12,8 @@ from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.mapping import SlabFile
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 
 
 class Together:

@@ -16,7 +16,7 @@ from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.tokenizer.files import SENTENCEPIECE, TOKENIZER_JSON
-from tpi_mpi.weights.stored_formats import KEEP
+from tpi_mpi.weights.slabs.stored_formats import KEEP
 from weights_tools.common.format_arguments import QUANTIZED, add_format_arguments, check_formats, stored_formats
 from weights_tools.common.partition_arguments import add_partition_arguments, check_ranks
 
@@ -39,7 +39,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     options = split_parser().parse_args(arguments)
     _check(options)
 
-    from tpi_mpi.model.blocks import blocks_of
+    from tpi_mpi.model.blocks import all_blocks
     from tpi_mpi.model.partition import Partition
     from weights_tools.common.target_directory import prepare_for_slabs, read_small_files, write_small_files
     from weights_tools.splitting.checkpoint_config import read_config
@@ -54,7 +54,7 @@ def split(arguments: Sequence[str] | None = None) -> None:
     formats = stored_formats(options, checkpoint.formats)
     ratios = _chosen_ratios(config, formats, options) if options.ratios_from else options.ratios
     partition = formats.partition(config, options.ranks, ratios)
-    checkpoint.quantization.check_kept(blocks_of(config, partition), formats)
+    checkpoint.quantization.check_kept(all_blocks(config, partition), formats)
     small_files = read_small_files(checkpoint.directory)
     prepare_for_slabs(options.slabs, options.force)
     write_small_files(options.slabs, small_files)

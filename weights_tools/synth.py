@@ -62,6 +62,8 @@ def synth(arguments: Sequence[str] | None = None) -> None:
     else:
         partition = formats.partition(config, options.ranks, options.ratios)
         links = layer_links(config, partition, options.unique_layers)
+        if links:
+            partition = replace(partition, period=options.unique_layers)  # or a layer's experts would not fit its links
         prepare_for_slabs(options.out, options.force)
         write_small_files_of(config, options.out)
         cut(source, options.out, partition, replace(formats, sources=source.formats), links)

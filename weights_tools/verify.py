@@ -25,7 +25,7 @@ def verify_parser() -> Parser:
 def verify(arguments: Sequence[str] | None = None) -> None:
     options = verify_parser().parse_args(arguments)
 
-    from tpi_mpi.weights.slab_directory import Manifest, open_slabs
+    from tpi_mpi.weights.slabs.directory import Manifest, open_slabs
 
     slabs = open_slabs(options.slabs)
 

@@ -12,8 +12,8 @@ from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.format_probe import formats_to_probe, probe_formats, rates_from
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import planned_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.slab import planned_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 ALONE = SimpleNamespace(host="here", barrier=lambda: None, broadcast=lambda value: value)
 CORES = SimpleNamespace(first_ahead=nullcontext)

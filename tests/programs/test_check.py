@@ -11,8 +11,8 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.preflight.diagnosis import notes, problems
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.splitting.ratios import CheckReport, choose
 
 RANKS = 4

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 
 SECONDS = 30  # in which a job must have ended, start included
 RANKS = 3

@@ -11,8 +11,8 @@ import pytest
 from conftest import REPOSITORY, environment, run_module
 
 from tpi_mpi.common.units import MIB
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 PROMPT = ["--prompt", "a " * 300, "--max-new-tokens", 4]

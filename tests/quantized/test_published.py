@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from together import Together
 
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.weights.slab import Slab, formats_of
-from tpi_mpi.weights.slab_directory import open_slabs
+from tpi_mpi.weights.slabs.directory import open_slabs
+from tpi_mpi.weights.slabs.slab import Slab, formats_of
 from weights_tools.split import split
 from weights_tools.verify import verify
 

@@ -14,9 +14,9 @@ from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards
 from tpi_mpi.measurement.rates import ProductRates, Rates
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import formats_of, planned_slab
-from tpi_mpi.weights.slab_directory import open_slabs
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.directory import open_slabs
+from tpi_mpi.weights.slabs.slab import formats_of, planned_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.split import split
 from weights_tools.splitting.description import describe
 from weights_tools.splitting.ratios import Ability, choose, deal

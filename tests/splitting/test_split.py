@@ -17,8 +17,8 @@ from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.units import GIB
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.slab_directory import Manifest, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import Manifest, slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 from weights_tools.common.target_directory import JOURNAL, SMALL_FILES
 from weights_tools.split import split
 from weights_tools.splitting import cut as cutting

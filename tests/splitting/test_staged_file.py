@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.weights.slab import PAGE
+from tpi_mpi.weights.slabs.extents import PAGE
 from weights_tools.common import direct_file
 from weights_tools.splitting.staged_file import StagedFile
 

@@ -15,10 +15,10 @@ from tpi_mpi.kernels.formats import TILE, Format
 from tpi_mpi.kernels.packing import Rows, dequantize
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.mapping import SlabFile
-from tpi_mpi.weights.slab import Slab, formats_of
-from tpi_mpi.weights.slab_directory import open_slabs, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.directory import open_slabs, slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab, formats_of
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.split import split
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.splitting.conversion import convert, rows_of

@@ -13,8 +13,8 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.fallback import dequantized
 from tpi_mpi.kernels.formats import CODES, Format
 from tpi_mpi.weights.mapping import SlabFile
-from tpi_mpi.weights.slab_directory import open_slabs, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import open_slabs, slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 from weights_tools.split import split
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.synth import synth

@@ -17,8 +17,8 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.units import MIB, format_size, parse_size
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 from weights_tools.common.target_directory import JOURNAL, prepare_for_scatter
 from weights_tools.synth import synth
 from weights_tools.transfer import extents as extents_module

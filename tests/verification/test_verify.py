@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 from weights_tools.inspect import inspect
 from weights_tools.split import split
 from weights_tools.splitting.checkpoint import Checkpoint

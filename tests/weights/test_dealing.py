@@ -3,8 +3,8 @@
 import pytest
 
 from tpi_mpi.model.config import ModelConfig
-from tpi_mpi.weights.slab import planned_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.slab import planned_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.synthesis.shapes import SHAPES
 
 

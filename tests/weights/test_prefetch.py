@@ -8,9 +8,9 @@ import pytest
 from tpi_mpi.common.errors import DiskHung
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.weights import prefetch
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 
 @pytest.fixture

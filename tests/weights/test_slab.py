@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.weights.slab import PAGE
-from tpi_mpi.weights.slab_directory import Manifest, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import Manifest, slab_path
+from tpi_mpi.weights.slabs.extents import PAGE
+from tpi_mpi.weights.slabs.hdf5 import read_slab
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from tpi_mpi.weights import pages
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab
 from tpi_mpi.weights.window import SlidingWindow
 from weights_tools.synth import synth
 

@@ -98,7 +98,7 @@ def run_ranks_on_slabs(
 
 def open_slab(world: World, directory: Path):
     """Returns this rank's slab. Stops all ranks unless they all have theirs, of one split for this many ranks."""
-    from tpi_mpi.weights.slab_directory import Manifest, own_slab
+    from tpi_mpi.weights.slabs.directory import Manifest, own_slab
 
     with world.agreed():
         slab = own_slab(directory, world.rank, world.size)

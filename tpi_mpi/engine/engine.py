@@ -32,7 +32,7 @@ from tpi_mpi.model.room import HEAD_ROWS, Room
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 from tpi_mpi.weights.window import SlidingWindow
 
 

@@ -33,8 +33,8 @@ from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
 from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates
 from tpi_mpi.measurement.tables import bench_table
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import Manifest
+from tpi_mpi.weights.slabs.directory import Manifest
+from tpi_mpi.weights.slabs.slab import Slab
 
 # The numbers of rows with which products are measured, besides that of a whole chunk.
 _DECODE_ROWS, _PROMPT_ROWS = (1, 2, 4, 8, 16), (64, 256)

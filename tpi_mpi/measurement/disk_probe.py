@@ -18,7 +18,8 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.threads import threads
 from tpi_mpi.common.units import MIB, format_size
 from tpi_mpi.weights.patience import Patience
-from tpi_mpi.weights.slab import PAGE, Slab
+from tpi_mpi.weights.slabs.extents import PAGE
+from tpi_mpi.weights.slabs.slab import Slab
 
 # How long each way to read is tried.
 _SECONDS = 1.0

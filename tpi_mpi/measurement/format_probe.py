@@ -15,7 +15,8 @@ from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.measurement.probes import OUT_OF_CACHE, decode_rate, memory_rate, prompt_rate
 from tpi_mpi.measurement.rates import ProductRates, Rates
-from tpi_mpi.weights.slab import PAGE, Slab
+from tpi_mpi.weights.slabs.extents import PAGE
+from tpi_mpi.weights.slabs.slab import Slab
 
 # The most outputs of the matrix that the rows of a prompt are multiplied with: enough for every thread to be busy, and
 # few enough for the product to take a fraction of a second.

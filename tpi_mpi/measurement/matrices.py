@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.measurement.rates import Rates
-from tpi_mpi.weights.slab import BlockExtent
+from tpi_mpi.weights.slabs.extents import BlockExtent
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.transformer import shapes_of
 from tpi_mpi.weights.budget import Plan, plan
-from tpi_mpi.weights.slab import Slab, planned_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.slab import Slab, planned_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 # Tokens that are timed, after one that finds the window as the prompt left it.
 _TOKENS = 2

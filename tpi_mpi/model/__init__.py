@@ -1,6 +1,7 @@
 """What a model computes. No MPI, no files.
 
 config       config.json, read strictly
+experts_config  what it says of a mixture of experts
 families     what distinguishes each model_type
 rope_config  the settings of the rotary embedding
 names        Hugging Face's names of modules

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject, shorten
+from tpi_mpi.model.experts_config import Experts
 from tpi_mpi.model.families import FAMILIES, Family
 from tpi_mpi.model.rope_config import RopeParameters, read_rope
 
@@ -33,10 +34,11 @@ _INERT = frozenset(
     encoder_no_repeat_ngram_size finetuning_task forced_bos_token_id forced_eos_token_id hidden_dropout id2label
     initializer_range label2id length_penalty max_length max_sequence_length max_window_layers min_length
     model_max_length model_type name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp
-    problem_type repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id suppress_tokens
-    task_specific_params temperature tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
-    transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_cache
+    num_nextn_predict_layers num_return_sequences output_attentions output_hidden_states output_router_logits
+    output_scores pad_token_id prefix pretraining_tp problem_type repetition_penalty resid_pdrop return_dict
+    return_dict_in_generate router_aux_loss_coef router_jitter_noise sep_token_id suppress_tokens task_specific_params
+    temperature tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config transformers_version
+    typical_p unk_token_id unsloth_fixed unsloth_version use_cache
     """.split()
 )
 STORAGE = ("quantization_config", "compression_config")
@@ -57,7 +59,7 @@ _INERT_VALUES = {
 }
 
 # Keys of some families, whose values are true or false.
-_FLAGS = frozenset({"attention_bias", "mlp_bias", "use_sliding_window"})
+_FLAGS = frozenset({"attention_bias", "mlp_bias", "use_qk_norm", "use_sliding_window"})
 
 
 ACTIVATIONS = {
@@ -75,7 +77,9 @@ ACTIVATIONS = {
 class ModelConfig:
     """One model's shape and switches. Fields that are keys of config.json have the same names.
 
+    activation: what hidden_act, or else the family, means to kernels; alpha, limit: its parameters, if it has any.
     sliding_windows: per layer, the number of positions a token attends to, or None for all.
+    experts: those of the model; None if all of its layers are dense.
     eos_token_id: every id that ends a sequence; empty if config.json names none.
     keys: the object in config.json as it was read, without ignored keys, so that it can be stored and read again.
     """
@@ -88,7 +92,9 @@ class ModelConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    hidden_act: str
+    activation: str
+    alpha: float
+    limit: float
     max_position_embeddings: int
     rms_norm_eps: float
     tie_word_embeddings: bool
@@ -98,11 +104,22 @@ class ModelConfig:
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
+    qk_norm: bool
+    experts: Experts | None
     keys: Mapping[str, object]
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.model_type]
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts rather than one feed-forward block."""
+        return self.experts is not None and self.experts.layers[layer]
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether any layer has an ordinary feed-forward block."""
+        return self.experts is None or not all(self.experts.layers)
 
     @property
     def context_length(self) -> int:
@@ -179,7 +196,9 @@ class _Reader:
             **sizes,
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
-            hidden_act=keys.choice("hidden_act", ACTIVATIONS),
+            activation=self.family.activation or ACTIVATIONS[keys.choice("hidden_act", ACTIVATIONS)],
+            alpha=keys.number("swiglu_alpha") if self.family.activation else 1.0,
+            limit=keys.number("swiglu_limit") if self.family.activation else 0.0,
             rms_norm_eps=keys.number("rms_norm_eps"),
             tie_word_embeddings=keys.flag("tie_word_embeddings"),
             eos_token_id=keys.token_ids("eos_token_id"),
@@ -188,6 +207,8 @@ class _Reader:
             qkv_bias=self.family.qkv_bias(keys.values),
             output_bias=self.family.output_bias(keys.values),
             mlp_bias=self.family.mlp_bias(keys.values),
+            qk_norm=self.family.qk_norm(keys.values),
+            experts=self.family.experts(keys),
             keys=self.raw.values,
         )
 

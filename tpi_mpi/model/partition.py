@@ -31,7 +31,11 @@ def bounds(total: int, ratios: Sequence[float], together: int = 1) -> tuple[Boun
     return tuple(pairwise(min(cut * together, total) for cut in cuts))
 
 
-_RANGES = ("heads", "columns", "vocabulary")
+# Experts are dealt in lots of this many columns, or of a group of their format. In which of so many ways what is left
+# over is dealt changes from expert to expert, so that no rank has more of it than its part.
+_EXPERT_LOT, _TURNS = 32, 16
+
+_RANGES = ("heads", "columns", "vocabulary", "shared")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,18 @@ class Partition:
     columns: each rank's range of feed-forward columns.
     vocabulary: the slices of the output head, as ranges of its rows; each is a block of its own, all on rank 0.
     heads_per_kv: number of query heads that read one key-value head.
+    shared: each rank's range of columns of shared experts; empty if there are none.
+    experts: the ways, in turn, in which experts are cut: each rank's range of columns; empty if there are none.
+    period: the number of layers after which these begin anew, where layers link to earlier ones.
     """
 
     heads: tuple[Bounds, ...]
     columns: tuple[Bounds, ...]
     vocabulary: tuple[Bounds, ...]
     heads_per_kv: int
+    shared: tuple[Bounds, ...] = ()
+    experts: tuple[tuple[Bounds, ...], ...] = ()
+    period: int = 1 << 30
 
     @property
     def size(self) -> int:
@@ -58,25 +68,37 @@ class Partition:
         start, stop = self.heads[rank]
         return start // self.heads_per_kv, -(-stop // self.heads_per_kv)
 
+    def expert(self, layer: int, number: int) -> tuple[Bounds, ...]:
+        """Each rank's range of columns of an expert."""
+        return self.experts[(layer % self.period + number) % len(self.experts)]
+
     def to_json(self) -> dict:
-        """The partition as slabs store it."""
-        return dict(vars(self))
+        """The partition as slabs store it; of experts, only if there are any."""
+        return {key: value for key, value in vars(self).items() if value != getattr(type(self), key, None)}
 
     @classmethod
     def from_json(cls, value: dict) -> "Partition":
-        ranges = {key: tuple((int(a), int(b)) for a, b in value[key]) for key in _RANGES}
-        return cls(**ranges, heads_per_kv=int(value["heads_per_kv"]))
+        ranges = {key: _read_ranges(value.get(key, ())) for key in _RANGES}  # slabs of old have no experts
+        experts, period = tuple(map(_read_ranges, value.get("experts", ()))), int(value.get("period", cls.period))
+        return cls(**ranges, heads_per_kv=int(value["heads_per_kv"]), experts=experts, period=period)
 
     @classmethod
     def of(
-        cls, config: ModelConfig, size: int, ratios: Sequence[float] | None = None, head_weight: float = 1.0
+        cls,
+        config: ModelConfig,
+        size: int,
+        ratios: Sequence[float] | None = None,
+        head_weight: float = 1.0,
+        expert_group: int = _EXPERT_LOT,
     ) -> "Partition":
         """Deals the model to ``size`` ranks, in proportion to ``ratios`` or evenly.
 
         Shards are balanced by bytes: rank 0, which has the output head, gets fewer feed-forward columns in return, so
-        that no rank waits for another with a larger shard.
+        that no rank waits for another with a larger shard. Experts are cut by the ratios alone, because all ranks read
+        those of a token from their disks at once.
 
         head_weight: bytes of a weight of the output head, over those of a weight of the layers.
+        expert_group: columns that share a scale in the format of experts.
         Raises UserError if there are more ranks than query heads or feed-forward columns, or if the ratios are not one
         positive number per rank.
         """
@@ -88,7 +110,30 @@ class Partition:
         taken[0] += head_weight * config.vocab_size / config.num_hidden_layers
         wanted = _columns_wanted(config, ratios, taken)
         columns = bounds(config.intermediate_size, wanted, _columns_together(config.intermediate_size, size))
-        return cls(heads, columns, _vocabulary_slices(config, heads, columns, head_weight), heads_per_kv)
+        vocabulary, experts = _vocabulary_slices(config, heads, columns, head_weight), config.experts
+        if experts is None:
+            return cls(heads, columns, vocabulary, heads_per_kv)
+        width = experts.shared_width
+        shared = bounds(width, ratios, _columns_together(width, size)) if width else ()
+        return cls(heads, columns, vocabulary, heads_per_kv, shared, _expert_cuts(experts.width, ratios, expert_group))
+
+
+def _read_ranges(value: list) -> tuple[Bounds, ...]:
+    return tuple((int(a), int(b)) for a, b in value)
+
+
+def _expert_cuts(width: int, ratios: Sequence[float], group: int) -> tuple[tuple[Bounds, ...], ...]:
+    """The ways in which experts are cut: in whole lots, each cut a lot later in as many ways as makes it fair."""
+    lot = max(group, _EXPERT_LOT)
+    while lot > 1 and width // lot * min(ratios) < sum(ratios):
+        lot //= 2
+    lots = -(-width // lot)
+    shares = [part / sum(ratios) for part in accumulate(ratios)]
+    ways = []
+    for turn in range(_TURNS):
+        cuts = [0, *(min(int(lots * share + turn / _TURNS), lots) for share in shares[:-1]), lots]
+        ways.append(tuple(pairwise(min(cut * lot, width) for cut in cuts)))
+    return tuple(ways[:1]) if len(set(ways)) == 1 else tuple(ways)
 
 
 def _attention_rows(config: ModelConfig, heads: Bounds, heads_per_kv: int) -> int:
@@ -103,6 +148,8 @@ def _columns_wanted(config: ModelConfig, ratios: Sequence[float], taken: Sequenc
 
     taken: rows that each rank has without them: of attention and, on rank 0, a layer's part of the output head.
     """
+    if config.experts:  # few layers have such columns, if any
+        return list(ratios)
     rows = sum(taken) + 3 * config.intermediate_size
     least = 1 / config.intermediate_size  # for ranks that should get none: bounds() still gives them one lot
     return [max(least, (rows * ratio / sum(ratios) - own) / 3) for ratio, own in zip(ratios, taken, strict=True)]
@@ -116,6 +163,7 @@ def _check(config: ModelConfig, size: int, ratios: Sequence[float]) -> None:
     for what, limit in (
         ("query heads", config.num_attention_heads),
         ("feed-forward columns", config.intermediate_size),
+        *([("columns of an expert", config.experts.width)] if config.experts else []),
     ):
         if size > limit:
             raise UserError(f"{size} ranks are more than the model's {limit} {what}; use --ranks {limit} or fewer")
@@ -135,6 +183,6 @@ def _vocabulary_slices(
     """Cuts the output head into slices no larger than any rank's largest layer block."""
     attention = max(2 * (stop - start) * config.head_dim for start, stop in heads)
     feed_forward = max(3 * (stop - start) for start, stop in columns)
-    rows = max(attention, feed_forward)  # of the hidden size, like those of the head
+    rows = max(attention, feed_forward if config.has_columns else 0)  # of the hidden size, like those of the head
     slices = ceil(config.vocab_size * head_weight / rows)
     return bounds(config.vocab_size, (1.0,) * slices)

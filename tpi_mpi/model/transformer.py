@@ -10,7 +10,7 @@ from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.model import names
 from tpi_mpi.model.blocks import Kind, shard_blocks
-from tpi_mpi.model.config import ACTIVATIONS, ModelConfig
+from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.names import bias_of, weight_of
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.model.room import Room
@@ -22,9 +22,13 @@ _ATTENTION = (
     *map(weight_of, (names.ATTENTION_NORM, *_PROJECTIONS)),
     *map(bias_of, _PROJECTIONS),
     *map(weight_of, (names.Q_NORM, names.K_NORM)),
+    names.SINKS,
 )
 _GATED = (names.GATE_PROJ, names.UP_PROJ, names.DOWN_PROJ)
 _FEED_FORWARD = (*map(weight_of, (names.FEED_FORWARD_NORM, *_GATED)), *map(bias_of, _GATED))
+_SHARED = tuple(map(weight_of, (names.FEED_FORWARD_NORM, names.SHARED_GATE_PROJ, names.SHARED_UP_PROJ)))
+_SHARED = (*_SHARED, weight_of(names.SHARED_DOWN_PROJ), None, None, None)
+_ROUTER = (weight_of(names.FEED_FORWARD_NORM), weight_of(names.ROUTER), bias_of(names.ROUTER), names.CORRECTION)
 _HEAD = (weight_of(names.FINAL_NORM), weight_of(names.LM_HEAD))
 
 
@@ -109,5 +113,8 @@ def shapes_of(config: ModelConfig, partition: Partition, rank: int) -> Shapes:
         head_dim=config.head_dim,
         rotated=rotated_size(config) // 2,
         columns=partition.columns[rank][1] - partition.columns[rank][0],
-        activation=ACTIVATIONS[config.hidden_act],
+        activation=config.activation,
+        alpha=config.alpha,
+        limit=config.limit,
+        routing=config.experts.routing if config.experts else None,
     )

@@ -13,8 +13,8 @@ from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import Latencies, check_outputs, rank_trace, run_report, summary, write_outputs
 from tpi_mpi.offline.batch import Batch
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import Manifest
+from tpi_mpi.weights.slabs.directory import Manifest
+from tpi_mpi.weights.slabs.slab import Slab
 
 
 def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, began: float) -> None:

@@ -24,8 +24,8 @@ from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.preflight.target import Target
 from tpi_mpi.preflight.versions import versions
-from tpi_mpi.weights.slab import planned_slab
-from tpi_mpi.weights.slab_directory import own_slab, slab_path
+from tpi_mpi.weights.slabs.directory import own_slab, slab_path
+from tpi_mpi.weights.slabs.slab import planned_slab
 
 # Formats that are measured besides those of the slabs: these may be split again, in another format.
 _COMMON_FORMATS = (Format("bfloat16"), Format.of("int8"), Format.of("int4"))

@@ -11,9 +11,9 @@ from tpi_mpi.common.options import CheckOptions
 from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import formats_of
-from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, own_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.directory import MANIFEST, Manifest, own_slab
+from tpi_mpi.weights.slabs.slab import formats_of
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 
 @dataclass(frozen=True)

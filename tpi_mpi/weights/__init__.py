@@ -1,9 +1,5 @@
 """Slabs, and which parts of them are in memory.
 
-slab            the layout of a slab
-stored_formats  the format of each tensor
-slab_hdf5       its HDF5 file
-slab_directory  a directory of slabs and its manifest
 mapping         blocks mapped from the file
 pages           pages of mapped files
 window          the sliding window: blocks fetched ahead of use and released after it

@@ -13,7 +13,7 @@ from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.kernels.numbers import widen
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights.disk_threads import DiskThreads
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 
 class Embedding:

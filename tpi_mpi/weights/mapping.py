@@ -13,7 +13,7 @@ from tpi_mpi.common.units import MIB
 from tpi_mpi.kernels.formats import Tiled
 from tpi_mpi.kernels.operand import Operand, Tensors, Vector
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.slab import BlockExtent
+from tpi_mpi.weights.slabs.extents import BlockExtent
 
 # A block is fetched in pieces of this size, so that a fetch can be cancelled between two of them, and one piece hashed
 # while the next is read.

@@ -12,7 +12,7 @@ from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import plan
 from tpi_mpi.weights.pages import readahead, warm
 from tpi_mpi.weights.patience import Patience
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 # The part of a budget that libraries and buffers will hardly exceed; their real size is not known yet.
 _RESERVE = 192 * MIB

@@ -12,7 +12,7 @@ from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.weights.budget import Plan
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
 from tpi_mpi.weights.patience import Patience
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 # If the window has no room for a whole block, at least this many bytes of it are fetched at once.
 _LEAST_FETCH = 4 * MIB

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.weights.slab import PAGE
+from tpi_mpi.weights.slabs.extents import PAGE
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from tpi_mpi.cli.arguments import Parser
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.formats import FLOATS, GROUPS, Format
-from tpi_mpi.weights.stored_formats import KEEP, StoredFormats
+from tpi_mpi.weights.slabs.stored_formats import KEEP, StoredFormats
 
 QUANTIZED = ("int8", "int4")
 """The dtypes that weights are rounded to group by group."""

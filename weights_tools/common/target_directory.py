@@ -9,7 +9,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import replace_file
 from tpi_mpi.common.units import format_size
 from tpi_mpi.tokenizer.files import TOKENIZER_FILES
-from tpi_mpi.weights.slab_directory import MANIFEST
+from tpi_mpi.weights.slabs.directory import MANIFEST
 
 JOURNAL = "split.journal"
 """The file in a directory whose split was interrupted."""

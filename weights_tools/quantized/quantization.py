@@ -8,7 +8,7 @@ from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.model.blocks import Block
 from tpi_mpi.model.config import STORAGE
 from tpi_mpi.model.names import bias_of
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.quantized.awq import Awq
 from weights_tools.quantized.compressed_tensors import CompressedTensors
 from weights_tools.quantized.fp8 import Fp8

@@ -19,12 +19,12 @@ from tpi_mpi.common.files import partial_name, publish
 from tpi_mpi.kernels.formats import STORED_AS
 from tpi_mpi.kernels.linear import compiling_announced
 from tpi_mpi.kernels.quantization import prepare_search
-from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, shard_blocks
+from tpi_mpi.model.blocks import Block, TensorSpec, all_blocks, shard_blocks
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slab import empty_slab
-from tpi_mpi.weights.slab_directory import Manifest, slab_path
-from tpi_mpi.weights.slab_hdf5 import create, read_slab
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.directory import Manifest, slab_path
+from tpi_mpi.weights.slabs.hdf5 import create, read_slab
+from tpi_mpi.weights.slabs.slab import empty_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.common.ahead import ahead, mapped
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import JOURNAL, check_room
@@ -66,7 +66,7 @@ class _Cutting:
     def __init__(self, source, target, partition, formats, links, stack: ExitStack):
         self.source, self.target, self.partition, self.links = source, target, partition, links
         self.formats: StoredFormats = formats
-        self.blocks = [block for block in blocks_of(source.config, partition) if block.name not in links]
+        self.blocks = [block for block in all_blocks(source.config, partition) if block.name not in links]
         self.digests = Digests()
         job = {
             "source": source.fingerprint(),
@@ -156,7 +156,7 @@ class _Cutting:
 
     def cut_block(self, block: Block, pieces: Iterable[Piece], bar: tqdm) -> None:
         """Writes one block to all slabs that hold a part of it, and enters it in the journal."""
-        holders = [writer for writer in self.writers if block.name in writer.slab.blocks]
+        holders = [writer for writer in self.writers if writer.slab.holds(block.name)]
         for writer in holders:
             writer.begin(block.name)
         for piece in pieces:

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from tpi_mpi.common.units import format_size
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_directory import Manifest, slab_path
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.directory import Manifest, slab_path
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 
 def describe(directory: Path) -> dict:

@@ -10,7 +10,7 @@ from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.units import show_seconds
 from tpi_mpi.measurement.performance_model import Machine, Prediction, Shard, Work, predict, shards
 from tpi_mpi.model.config import ModelConfig
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 # How often ratios are computed anew, from the room that those before them leave in each budget.
 _ROUNDS = 4

@@ -9,8 +9,9 @@ import xxhash
 from tpi_mpi.kernels.formats import Tiled
 from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model.blocks import EMBEDDING
-from tpi_mpi.weights.slab import PAGE, BlockExtent, Slab, TensorExtent
-from tpi_mpi.weights.slab_hdf5 import seal
+from tpi_mpi.weights.slabs.extents import PAGE, BlockExtent, TensorExtent
+from tpi_mpi.weights.slabs.hdf5 import seal
+from tpi_mpi.weights.slabs.slab import Slab
 from weights_tools.splitting.staged_file import StagedFile
 from weights_tools.splitting.tiles import Tiles
 
@@ -36,7 +37,7 @@ class SlabWriter:
         self._row_checksums: list[int] = []
 
     def begin(self, name: str) -> None:
-        self._extent: BlockExtent = self.slab.blocks[name]
+        self._extent: BlockExtent = self.slab.extent(name)
         self._tensors = {tensor.name: tensor for tensor in self._extent.tensors}
         self._tensor: TensorExtent | None = None
         self._tiles: Tiles | None = None
@@ -81,13 +82,15 @@ class SlabWriter:
 
     def end(self) -> None:
         """Completes the block."""
+        if self._extent.padding and self._position == self._tensor.stop:
+            self._pad(self._extent.stop)
         assert self._position == self._extent.stop, f"{self._extent.name} is not complete"
         self._file.finish()
         self.checksums[self._extent.name] = self._hasher.hexdigest()
 
     def checksum_on_disk(self, name: str) -> str | None:
         """The checksum of a block as the file holds it now; None if the disk cannot read it."""
-        extent, hasher = self.slab.blocks[name], xxhash.xxh3_64()
+        extent, hasher = self.slab.extent(name), xxhash.xxh3_64()
         try:
             with open(self.slab.path, "rb") as file:
                 file.seek(extent.offset)

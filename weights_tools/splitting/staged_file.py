@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpi_mpi.weights.slab import PAGE
+from tpi_mpi.weights.slabs.extents import PAGE
 from weights_tools.common.direct_file import DirectFile
 
 

@@ -13,10 +13,10 @@ from tpi_mpi.common.files import partial_name, publish, replace_file
 from tpi_mpi.kernels.formats import Plain
 from tpi_mpi.kernels.packing import Rows
 from tpi_mpi.model import names
-from tpi_mpi.model.blocks import blocks_of, sources_of
+from tpi_mpi.model.blocks import all_blocks, sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.stored_formats import StoredFormats
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.common.pieces import rows_at_once
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import write_small_files
@@ -36,7 +36,7 @@ class RandomSource:
         self.ignored_keys = ()
         partition = Partition.of(config, 1)
         self.shapes = sources_of(config, partition)
-        specs = [spec for block in blocks_of(config, partition) for spec in block.tensors]
+        specs = [spec for block in all_blocks(config, partition) for spec in block.tensors]
         self.formats = {spec.source: formats.of(spec) for spec in specs}  # a tied embedding's is not its head's
         self._seed = seed
         self._random = {format: RandomRows(format, seed) for format in set(self.formats.values())}
@@ -73,9 +73,14 @@ def layer_links(config: ModelConfig, partition: Partition, unique: int | None) -
         return {}
     if unique < 1:
         raise UserError(f"--unique-layers is {unique}; at least 1 is needed")
-    layers = [block for block in blocks_of(config, partition) if block.layer is not None]
-    originals = {(block.kind, block.layer): block.name for block in layers if block.layer < unique}
-    return {block.name: originals[block.kind, block.layer % unique] for block in layers if block.layer >= unique}
+    layers = (block for block in all_blocks(config, partition) if block.layer is not None and block.layer >= unique)
+    return {block.name: _renumbered(block.name, block.layer % unique) for block in layers}
+
+
+def _renumbered(name: str, layer: int) -> str:
+    """The name of the same block in another layer."""
+    layers, _, *rest = name.split(".")
+    return ".".join((layers, str(layer), *rest))
 
 
 def write_checkpoint(source: RandomSource, target: Path) -> None:

@@ -9,8 +9,8 @@ import xxhash
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.units import MIB
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 # Bytes that are read, sent and written at a time.
 CHUNK = 4 * MIB
@@ -59,7 +59,7 @@ def extents_of(slab: Slab) -> tuple[Extent, ...]:
 
 
 def _extents(slab: Slab) -> Iterator[Extent]:
-    blocks = {block.offset: block for block in reversed(slab.blocks.values())}  # the first of those at one offset
+    blocks = {block.offset: block for block in reversed(list(slab.extents))}  # the first of those at one offset
     end = 0
     with open(slab.path, "rb", buffering=0) as file:
         length = os.fstat(file.fileno()).st_size

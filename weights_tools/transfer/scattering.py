@@ -19,7 +19,7 @@ from tpi_mpi.common.options import ScatterOptions
 from tpi_mpi.common.threads import threads
 from tpi_mpi.common.units import GIB, format_size
 from tpi_mpi.weights.disk_threads import DiskThreads
-from tpi_mpi.weights.slab_directory import MANIFEST, Manifest, open_slabs, slab_path
+from tpi_mpi.weights.slabs.directory import MANIFEST, Manifest, open_slabs, slab_path
 from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import (
     check_room,

@@ -24,7 +24,7 @@ from tpi_mpi.comm.tags import Tag
 from tpi_mpi.comm.world import ROOT
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.weights.disk_threads import DiskThreads, Question
-from tpi_mpi.weights.slab import PAGE
+from tpi_mpi.weights.slabs.extents import PAGE
 from weights_tools.transfer.extents import CHUNK, Chunk
 from weights_tools.transfer.received_file import ReceivedFile
 

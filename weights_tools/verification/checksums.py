@@ -9,7 +9,7 @@ from tpi_mpi.common.errors import TpiError
 from tpi_mpi.kernels.operand import Vector
 from tpi_mpi.model.blocks import EMBEDDING
 from tpi_mpi.weights.mapping import SlabFile
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 from weights_tools.common.progress import bytes_bar
 
 
@@ -19,7 +19,7 @@ def check_blocks(slabs: Sequence[Slab]) -> None:
     with bytes_bar(total, "checksums") as bar:
         for slab in slabs:
             with closing(SlabFile(slab.path)) as file:
-                for extent in {extent.offset: extent for extent in slab.blocks.values()}.values():
+                for extent in {extent.offset: extent for extent in slab.extents}.values():
                     block = file.map(extent, verify=True)
                     block.populate()
                     if extent.name == EMBEDDING:

@@ -10,9 +10,9 @@ from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.kernels.formats import TILE, Format
 from tpi_mpi.kernels.operand import Operand
 from tpi_mpi.kernels.packing import Rows, dequantize, scale_values, unpack
-from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of
+from tpi_mpi.model.blocks import Block, TensorSpec, all_blocks
 from tpi_mpi.weights.mapping import MappedBlock, SlabFile
-from tpi_mpi.weights.slab import Slab
+from tpi_mpi.weights.slabs.slab import Slab
 from weights_tools.common.progress import bytes_bar
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.splitting.conversion import convert, tensor_of
@@ -28,11 +28,11 @@ def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> dict[str, Deviatio
     """
     if checkpoint.config != slabs[0].config:
         raise UserError(f"the slabs were not split from {checkpoint.directory}: its config.json differs")
-    total = sum(extent.nbytes for slab in slabs for extent in slab.blocks.values())
+    total = sum(extent.nbytes for slab in slabs for extent in slab.extents)
     deviations: dict[str, Deviation] = defaultdict(Deviation)
     with bytes_bar(total, "rejoined") as bar, ExitStack() as stack:
         files = [stack.enter_context(closing(SlabFile(slab.path))) for slab in slabs]
-        for block in blocks_of(slabs[0].config, slabs[0].partition):
+        for block in all_blocks(slabs[0].config, slabs[0].partition):
             with _mapped(block, slabs, files) as held:
                 for spec in block.tensors:
                     _compare_tensor(spec, _shards(spec, slabs, held), checkpoint, deviations)
@@ -51,7 +51,7 @@ def _difference(name: str, checkpoint: Checkpoint) -> TpiError:
 def _mapped(block: Block, slabs: Sequence[Slab], files: Sequence[SlabFile]) -> Iterator[list[MappedBlock | None]]:
     """What each rank holds of the block, mapped and in memory; None for a rank that holds nothing."""
     held = [
-        file.map(slab.blocks[block.name]) if block.name in slab.blocks else None
+        file.map(slab.extent(block.name)) if slab.holds(block.name) else None
         for slab, file in zip(slabs, files, strict=True)
     ]
     present = [mapped for mapped in held if mapped]

@@ -21,7 +21,8 @@ from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.mapping import tensors_of
-from tpi_mpi.weights.slab import BlockExtent, Slab
+from tpi_mpi.weights.slabs.extents import BlockExtent
+from tpi_mpi.weights.slabs.slab import Slab
 
 
 @contextmanager

@@ -1,75 +1,27 @@
 """The layout of a slab: one rank's shard of every layer, with each block a single byte range of a file.
 
-:mod:`tpi_mpi.weights.slab_hdf5` reads and writes the file's header. The weights themselves are read through the file
+:mod:`tpi_mpi.weights.slabs.hdf5` reads and writes the file's header. The weights themselves are read through the file
 descriptor (:mod:`tpi_mpi.weights.mapping`), because HDF5 serialises its calls on one lock.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from tpi_mpi.kernels.experts.record import ExpertRecord
 from tpi_mpi.kernels.formats import FLOATS, Format, Layout, Plain, Tiled
 from tpi_mpi.model import names
-from tpi_mpi.model.blocks import EMBEDDING, Block, TensorSpec, shard_blocks
+from tpi_mpi.model.blocks import EMBEDDING, Block, Kind, TensorSpec, all_blocks, experts_of, shard_blocks, shard_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.stored_formats import StoredFormats
-
-PAGE = 4096
-"""Every part of a tensor begins at a multiple of this many bytes."""
-
-NO_CHECKSUM = "0" * 16
-
-
-@dataclass(frozen=True)
-class TensorExtent:
-    """Where a tensor lies in the slab: where each part of its layout begins, in bytes from the start of the file."""
-
-    name: str
-    layout: Layout
-    offsets: tuple[int, ...]
-
-    @property
-    def ranges(self) -> tuple[tuple[int, int], ...]:
-        """First byte of each part, and the byte after its last."""
-        parts = zip(self.offsets, self.layout.parts, strict=True)
-        return tuple((offset, offset + part.nbytes) for offset, part in parts)
-
-    @property
-    def stop(self) -> int:
-        return self.ranges[-1][1]
-
-
-@dataclass(frozen=True)
-class BlockExtent:
-    """Where a block lies in the slab: a single byte range, with zeros between the parts of its tensors.
-
-    checksum: XXH3 (64 bits, hexadecimal) of the whole range.
-    """
-
-    name: str
-    tensors: tuple[TensorExtent, ...]
-    checksum: str = NO_CHECKSUM
-
-    @property
-    def offset(self) -> int:
-        return self.tensors[0].offsets[0]
-
-    @property
-    def stop(self) -> int:
-        return self.tensors[-1].stop
-
-    @property
-    def nbytes(self) -> int:
-        return self.stop - self.offset
-
-    def tensor(self, name: str) -> TensorExtent:
-        return next(tensor for tensor in self.tensors if tensor.name == name)
+from tpi_mpi.weights.slabs.experts import TENSORS, LayerExperts, record_of
+from tpi_mpi.weights.slabs.extents import PAGE, BlockExtent, TensorExtent
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 
 @dataclass(frozen=True)
@@ -79,7 +31,8 @@ class Slab:
     dtype: the dtype in which most weights of the whole model are stored. formats: those of its matrices, head,
         embedding and vectors, for people.
     source_digest: XXH3 (128 bits, hexadecimal) of the checkpoint's tensors.
-    blocks: by name, in the order of use; on rank 0 the embedding comes last.
+    blocks: all but experts, by name, in the order of use; on rank 0 the embedding comes last.
+    experts: by layer, of those layers that have some.
     row_checksums: XXH3 (64 bits) of each row of the embedding, which is read row by row and not as a block.
     """
 
@@ -92,6 +45,29 @@ class Slab:
     source_digest: str
     blocks: Mapping[str, BlockExtent]
     row_checksums: np.ndarray | None = None
+    experts: Mapping[int, LayerExperts] = field(default_factory=dict)
+
+    @property
+    def extents(self) -> Iterator[BlockExtent]:
+        """Every block, experts included, in the order in which they lie in the file."""
+        for name, extent in self.blocks.items():
+            yield extent
+            layer = _layer_of(name)
+            if layer in self.experts:
+                yield from self.experts[layer].extents()
+
+    def extent(self, name: str) -> BlockExtent:
+        """That of a block, which may be an expert. Raises KeyError if the rank holds none of it."""
+        if name in self.blocks:
+            return self.blocks[name]
+        kind, number = name.split(".")[-2:]
+        if kind != Kind.EXPERT.value:
+            raise KeyError(name)
+        return self.experts[int(name.split(".")[1])].extent(int(number))
+
+    def holds(self, name: str) -> bool:
+        """Whether the rank holds some of a block; of experts, every rank does."""
+        return name in self.blocks or f".{Kind.EXPERT.value}." in name
 
     @property
     def sweep(self) -> Mapping[str, BlockExtent]:
@@ -123,9 +99,15 @@ class Slab:
 
     @property
     def matrices(self) -> Sequence[Tiled]:
-        """The different layouts of the matrices of a sweep."""
+        """The different layouts of the matrices of a sweep, experts included."""
         layouts = (tensor.layout for extent in self.sweep.values() for tensor in extent.tensors)
-        return tuple(dict.fromkeys(layout for layout in layouts if isinstance(layout, Tiled)))
+        found = dict.fromkeys(layout for layout in layouts if isinstance(layout, Tiled))
+        return tuple(found | dict.fromkeys(layout for record in self.records for layout in record.matrices))
+
+    @property
+    def records(self) -> Sequence[ExpertRecord]:
+        """The different ways in which experts lie in memory."""
+        return tuple(dict.fromkeys(record for own in self.experts.values() for record in own.records))
 
     @property
     def looked_up(self) -> Sequence[str]:
@@ -140,7 +122,8 @@ class Slab:
     @property
     def nbytes(self) -> int:
         """Bytes of weights, each counted once however many blocks link to them."""
-        return sum({extent.offset: extent.nbytes for extent in self.blocks.values()}.values())
+        experts = {int(own.offsets[0]): own.nbytes for own in self.experts.values()}
+        return sum({extent.offset: extent.nbytes for extent in self.blocks.values()}.values()) + sum(experts.values())
 
     def identity(self) -> dict[str, str]:
         """What all slabs of a split have in common, under names for the message that reports a difference."""
@@ -162,11 +145,45 @@ def empty_slab(
 
 def planned_slab(config: ModelConfig, partition: Partition, rank: int, formats: StoredFormats) -> Slab:
     """A slab without a file, with blocks as large as real ones, for whatever depends only on shapes and sizes."""
-    extents, end = {}, 0
+    extents, experts, end = {}, {}, 0
     for block in shard_blocks(config, partition, rank):
         extents[block.name] = _place(block, partition, rank, formats, end)
         end = extents[block.name].stop
-    return replace(empty_slab(Path(), config, partition, rank, formats), blocks=extents)
+        if block.kind is Kind.ROUTER:
+            experts[block.layer] = _place_experts(config, partition, rank, block.layer, formats, end)
+            end += experts[block.layer].nbytes + PAGE
+    return replace(empty_slab(Path(), config, partition, rank, formats), blocks=extents, experts=experts)
+
+
+def records_of(
+    config: ModelConfig, partition: Partition, rank: int, layer: int, formats: StoredFormats
+) -> list[ExpertRecord]:
+    """How each of a layer's experts lies in memory on a rank."""
+    return [expert_record(block, partition, rank, formats) for block in experts_of(config, layer)]
+
+
+def expert_record(block: Block, partition: Partition, rank: int, formats: StoredFormats) -> ExpertRecord:
+    """How a rank's share of an expert lies in memory."""
+    own = {spec.name: spec for spec in shard_of(block, partition, rank).tensors}
+    specs = [own.get(name) for name in TENSORS]
+    return record_of([spec and layout_of(spec, formats.of(spec), partition, rank) for spec in specs])
+
+
+def _place_experts(
+    config: ModelConfig, partition: Partition, rank: int, layer: int, formats: StoredFormats, end: int
+) -> LayerExperts:
+    """A layer's experts, one after the other, from the page after ``end`` on."""
+    own = records_of(config, partition, rank, layer, formats)
+    records = tuple(dict.fromkeys(own))
+    kinds = np.array([records.index(record) for record in own])
+    offsets = -(-end // PAGE) * PAGE + np.cumsum([0, *(record.nbytes for record in own)])[:-1]
+    return LayerExperts(layer, records, kinds, offsets, np.zeros(len(own), np.uint64))
+
+
+def _layer_of(name: str) -> int | None:
+    """The layer whose router a block is; None if it is none."""
+    first, *rest = name.split(".")
+    return int(rest[0]) if first == "layers" and rest[1] == Kind.ROUTER.value else None
 
 
 def layout_of(spec: TensorSpec, format: Format, partition: Partition, rank: int) -> Layout:
@@ -189,9 +206,10 @@ def _one(layout: Layout) -> Layout:
 def formats_of(slab: Slab) -> StoredFormats:
     """The formats in which the whole model is stored. slab: that of rank 0, which has some of every tensor."""
     sources, head = {}, None
-    for block in shard_blocks(slab.config, slab.partition, slab.rank):
+    for block in all_blocks(slab.config, slab.partition):
+        extent = slab.extent(block.name)
         for spec in block.tensors:
-            sources[spec.source] = slab.blocks[block.name].tensor(spec.name).layout.format
+            sources[spec.source] = extent.tensor(spec.name).layout.format
             if spec.name == names.weight_of(names.LM_HEAD):
                 head = sources[spec.source]  # that of a tied embedding, which comes last, may be another
     return StoredFormats(sources, head=head)

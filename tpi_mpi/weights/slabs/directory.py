@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import replace_file
-from tpi_mpi.weights.slab import Slab
-from tpi_mpi.weights.slab_hdf5 import read_slab
+from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.slab import Slab
 
 MANIFEST = "manifest.json"
 

@@ -8,7 +8,7 @@ from math import prod
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.formats import CODES, FLOATS, Format
 from tpi_mpi.model import names
-from tpi_mpi.model.blocks import Block, TensorSpec, blocks_of, sources_of
+from tpi_mpi.model.blocks import Block, Kind, TensorSpec, all_blocks, sources_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 
@@ -77,22 +77,24 @@ class StoredFormats:
     def main_dtype(self, config: ModelConfig, partition: Partition) -> str:
         """The dtype of most weights of the model."""
         counts: Counter = Counter()
-        for block in blocks_of(config, partition):
+        for block in all_blocks(config, partition):
             for spec in block.tensors:
                 counts[self.of(spec).dtype] += prod(spec.shape)
         return counts.most_common(1)[0][0]
 
     def partition(self, config: ModelConfig, size: int, ratios: Sequence[float] | None = None) -> Partition:
         """Deals the model to ``size`` ranks by bytes, in these formats. Raises as :meth:`Partition.of` does."""
-        blocks = blocks_of(config, Partition.of(config, 1))
+        blocks = all_blocks(config, Partition.of(config, 1))
         specs = [spec for block in blocks for spec in block.tensors if spec.multiplied]
-        head, layer = specs[-1], next(spec for spec in specs if spec.along == "columns")
-        return Partition.of(config, size, ratios, self.of(head).bits / self.of(layer).bits)
+        head, layer = specs[-1], next(spec for spec in specs if spec.along in ("columns", "expert"))
+        expert = next((spec for spec in specs if spec.along == "expert"), layer)
+        return Partition.of(config, size, ratios, self.of(head).bits / self.of(layer).bits, self.of(expert).group)
 
     def described(self, config: ModelConfig, partition: Partition) -> dict[str, str]:
-        """For people: the formats of the layers' matrices, the head, the embedding, and of vectors (norms, biases)."""
-        found: dict[str, set[str]] = {"layers": set(), "head": set(), "embedding": set(), "vectors": set()}
-        for block in blocks_of(config, partition):
+        """For people: the formats of the layers' matrices, experts, head, embedding, and of vectors (norms, biases)."""
+        parts = ("layers", *(["experts"] if config.experts else []), "head", "embedding", "vectors")
+        found: dict[str, set[str]] = {part: set() for part in parts}
+        for block in all_blocks(config, partition):
             for spec in block.tensors:
                 found[_part_of_model(block, spec)].add(str(self.of(spec)))
         return {part: " and ".join(sorted(formats)) for part, formats in found.items()}
@@ -113,8 +115,10 @@ class StoredFormats:
 
 
 def _part_of_model(block: Block, spec: TensorSpec) -> str:
-    if spec.width is None:
+    if spec.width is None or (block.kind is Kind.ROUTER and not spec.multiplied):
         return "vectors"
+    if block.kind is Kind.EXPERT:
+        return "experts"
     if block.layer is not None:
         return "layers"
     return "head" if spec.multiplied else "embedding"
