@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tpi_mpi.kernels.experts.record import Present
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.kv_cache import pages_for
-from tpi_mpi.model.blocks import Kind
+from tpi_mpi.model.blocks import Block, Kind
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.embedding import Embedding
 from tpi_mpi.weights.mapping import SlabFile
@@ -56,11 +57,23 @@ class Together:
             partials = [
                 model.attention(weights[block.name], hidden, block.layer, segments, cache)
                 if block.kind is Kind.ATTENTION
+                else self._mixed(rank, block, hidden)
+                if block.kind is Kind.ROUTER
                 else model.feed_forward(weights[block.name], hidden)
-                for model, weights, cache in ranks
+                for rank, (model, weights, cache) in enumerate(ranks)
             ]
             hidden = hidden + sum(partials)
         return np.concatenate(logits)
+
+    def _mixed(self, rank: int, block: Block, hidden: np.ndarray) -> np.ndarray:
+        """The partial of the experts that a router chooses."""
+        mixture = self.models[rank].mixture(self.weights[rank][block.name], hidden)
+        for number in mixture.wanted:
+            own = self.slabs[rank].experts[block.layer]
+            record = own.record(number)
+            stored = np.fromfile(self.slabs[rank].path, np.uint8, record.nbytes, offset=int(own.offsets[number]))
+            mixture.add([Present(number, record, stored.ctypes.data)])
+        return mixture.result()
 
     def _head(self, name: str, last: np.ndarray) -> np.ndarray:
         """The logits of one slice of the vocabulary."""

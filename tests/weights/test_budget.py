@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.weights.budget import plan, spread, window_size
+from tpi_mpi.weights.budget import plan, plan_window, spread, window_size
+from tpi_mpi.weights.experts.sizes import ExpertSizes
 
 BLOCKS = {f"block {index}": size for index, size in enumerate([30, 70] * 10 + [55, 55])}
 SIZES = list(BLOCKS.values())
@@ -71,3 +72,35 @@ def test_pinned_blocks_are_spread_evenly(count):
             assert abs(position * percent / 100 - behind) <= 70  # at any point of the sweep, within a block
     assert spread(sizes, 1.0) == set(range(count))
     assert spread(sizes, 0.0) == set()
+
+
+EXPERTS = ExpertSizes(layers=10, count=8, top_k=2, size=7)
+
+
+@pytest.mark.parametrize("budget", range(150, 2500, 17))
+@pytest.mark.parametrize("depth", [None, 1, 3])
+def test_blocks_come_before_experts_and_both_keep_the_budget(budget, depth):
+    fixed = 100
+    try:
+        result = plan(BLOCKS, budget, fixed, depth, EXPERTS)
+    except UserError:
+        least = window_size(SIZES, set(), depth) if depth else max(SIZES)
+        assert fixed + least + EXPERTS.least * EXPERTS.size > budget
+        return
+    assert fixed + pinned_bytes(result) + result.capacity + result.slots * EXPERTS.size <= budget
+    assert EXPERTS.least <= result.slots <= EXPERTS.most
+    if result.slots > EXPERTS.good:
+        assert result.pinned == set(BLOCKS)
+    if fixed + sum(SIZES) + EXPERTS.most * EXPERTS.size <= budget:
+        assert result.slots == EXPERTS.most
+
+
+def test_the_least_budget_beside_experts_works():
+    with pytest.raises(UserError, match="give at least") as refusal:
+        plan({name: size << 20 for name, size in BLOCKS.items()}, 1 << 20, 0, None, EXPERTS)
+    least = int(str(refusal.value).split()[-1].removesuffix("MiB"))
+    plan({name: size << 20 for name, size in BLOCKS.items()}, least << 20, 0, None, EXPERTS)
+
+
+def test_a_window_alone_has_slots_for_what_a_row_needs():
+    assert plan_window(BLOCKS, 2, EXPERTS).slots == EXPERTS.top_k

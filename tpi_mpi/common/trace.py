@@ -11,6 +11,7 @@ class Trace:
     """Adds up the time that each activity takes; with ``record``, also keeps every span.
 
     seconds: total seconds by activity. spans: (activity, name, start, duration). memory: (time, resident bytes).
+    fetched: (time, layer, experts that were wanted, those that were not in memory).
     sweeps: on rank 0 (start, duration, rows of tokens, rows of prompts).
     Times are in seconds since ``reset``, which all ranks call at the same moment so that their spans are comparable.
     Each activity belongs to one thread, so nothing is locked.
@@ -26,6 +27,7 @@ class Trace:
         self.seconds: dict[str, float] = defaultdict(float)
         self.spans: list[tuple[str, str, float, float]] = []
         self.memory: list[tuple[float, int]] = []
+        self.fetched: list[tuple[float, int, int, int]] = []
         self.sweeps: list[tuple[float, float, int, int]] = []
 
     def span(self, activity: str, name: str) -> "_Span":
@@ -49,6 +51,11 @@ class Trace:
         """Notes a sweep that began at a moment: its rows of tokens, and of prompts."""
         if self._record:
             self.sweeps.append((start - self._origin, duration, tokens, prompts))
+
+    def experts(self, layer: int, wanted: int, missed: int) -> None:
+        """Notes how many experts of a layer were wanted, and how many of them were not in memory."""
+        if self._record:
+            self.fetched.append((time.perf_counter() - self._origin, layer, wanted, missed))
 
     def describe(self) -> str:
         """What was begun last, apart from fetching, which runs in the background."""

@@ -26,12 +26,17 @@ from tpi_mpi.engine.sweep.readout import Readout
 from tpi_mpi.engine.sweep.step import Operation, Step, Steps
 from tpi_mpi.engine.sweep.sums import Sums
 from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up
+from tpi_mpi.engine.sweep.weights import Weights
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import open_linear, prepare
 from tpi_mpi.model.room import HEAD_ROWS, Room
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
 from tpi_mpi.weights.embedding import Embedding
+from tpi_mpi.weights.experts.cache import ExpertCache
+from tpi_mpi.weights.experts.residency import Residency
+from tpi_mpi.weights.experts.shares import shares
+from tpi_mpi.weights.experts.sizes import ExpertSizes
 from tpi_mpi.weights.slabs.slab import Slab
 from tpi_mpi.weights.window import SlidingWindow
 
@@ -57,11 +62,13 @@ class Engine:
         self._threads = cores.threads(options.threads)
         self.world = world
         self.slab = slab
+        self._expert_sizes = ExpertSizes.of(slab)
         self.trace = Trace(record=options.trace is not None)
         self._demand = demand
         self._choices = demand.choices(options.batch)
-        rows = demand.room(max(self._choices), slab.config.hidden_size).rows
-        self.chunking = Chunking.of(slab.config.hidden_size, rows, options.overlap and world.overlaps)
+        self._most_rows = demand.room(max(self._choices), slab.config.hidden_size).rows
+        overlap = options.overlap and world.overlaps
+        self.chunking = Chunking.of(slab.config.hidden_size, self._most_rows, overlap)
         self._options = options
         self._cores = cores
         self._shown = shown
@@ -73,24 +80,35 @@ class Engine:
             slab, rank, kv_dtype, way = self.slab, self.world.rank, self.kv_dtype, wire(options.wire, width)
             with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
                 cached = KVCache.layouts(slab.config.head_dim, kv_dtype)
-                prepare(slab.matrices, options.planes, cached, [way.dtype, *slab.looked_up])
+                dtypes = [way.dtype, *slab.looked_up]
+                prepare(slab.matrices, options.planes, cached, dtypes, experts=bool(slab.experts))
                 self._linear = stack.enter_context(open_linear(self._threads, options.planes))
             self._model = ModelShard(slab.config, slab.partition, rank, kv_dtype, self._linear)
             self.allreduce = ALGORITHMS[options.allreduce](self.world, way, width, self.chunking.most)
             reduce = StarReduce(self.world, way, width, min(HEAD_ROWS, self.chunking.most))
             sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
-            warm_up(self.slab, self._model, self.allreduce, reduce, self.chunking.most, self._demand.longest)
+            warm_up(
+                self.slab,
+                self._model,
+                self.allreduce,
+                reduce,
+                self.chunking.most,
+                self._most_rows,
+                self._demand.longest,
+            )
             blocks = self.slab.resident
             self.room, self.plan = agree_on_room(
-                self.world, self._demand, self._choices, width, blocks, lambda room: self._plan(blocks, room)
+                self.world, self._demand, self._choices, slab, lambda room: self._plan(blocks, room)
             )
             self.trace.reset()  # at the same moment on every rank
             self.window = stack.enter_context(self._open_window())
+            self.experts = self._open_experts(stack)
             if options.trace:
                 stack.enter_context(sampled(self.trace.sample))
             cache = self._model.new_cache(self.room.pages, self.room.longest)
             tables = PageTables(self.room)
-            self._decoder = Decoder(self._model, cache, tables, self.window, sums, self.chunking, self.trace)
+            weights = Weights(self.window, self.experts)
+            self._decoder = Decoder(self._model, cache, tables, weights, sums, self.chunking, self.trace)
             self._steps = Steps(self.world.comm, width, self.room)
             if self.world.is_root:
                 embedding = stack.enter_context(Embedding(self.slab, options.deadline.silence))
@@ -110,18 +128,29 @@ class Engine:
         """
         options = self._options
         if options.window is not None and options.memory is None:
-            return plan_window(blocks, options.window)
+            return plan_window(blocks, options.window, self._expert_sizes)
         budget = options.memory or default_budget(self._cores.ranks)
         fixed = taken() + self._model.memory(room, self.chunking.most)
-        return plan(blocks, budget, fixed, options.window)
+        return plan(blocks, budget, fixed, options.window, self._expert_sizes)
 
     def _open_window(self) -> SlidingWindow:
-        sizes = {name: extent.nbytes for name, extent in self.slab.sweep.items()}
         silence, used = self._options.deadline.silence, None
         if self.world.is_root:
-            self._progress = SweepProgress(sizes, lambda: self.window.bytes_fetched, self._shown)
+            self._progress = SweepProgress(self.slab.token_bytes, self._bytes_fetched, self._shown)
             used = self._progress.block
-        return SlidingWindow(self.slab, list(sizes), self.plan, self.trace, silence, used)
+        return SlidingWindow(self.slab, list(self.slab.sweep), self.plan, self.trace, silence, used)
+
+    def _bytes_fetched(self) -> int:
+        return self.window.bytes_fetched + (self.experts.bytes_fetched if self.experts else 0)
+
+    def _open_experts(self, stack: ExitStack) -> ExpertCache | None:
+        """None if the model has no experts."""
+        if not self._expert_sizes:
+            return None
+        silence = self._options.deadline.silence
+        residency = stack.enter_context(Residency(self.slab, self.plan.slots, self.trace, silence))
+        own = shares(self.plan.slots, list(self.slab.experts), self._expert_sizes)
+        return ExpertCache(self.slab, residency, own, self.trace)
 
     def _lead(self, embedding: Embedding) -> Leader:
         config, rope = self.slab.config, self._model.rope
@@ -199,7 +228,8 @@ class Engine:
             slab_bytes=self.slab.nbytes,
             swept_bytes=sum(sizes.values()),
             streamed_bytes=sum(nbytes for name, nbytes in sizes.items() if name not in self.plan.pinned),
-            bytes_fetched=self.window.bytes_fetched,
+            bytes_fetched=self._bytes_fetched(),
+            experts=self.experts and self.experts.usage(),
             pinned_blocks=len(self.plan.pinned),
             window_blocks=self.plan.window_blocks(self.slab.resident),
             window_bytes=self.plan.capacity,

@@ -10,6 +10,7 @@ from tpi_mpi.common.files import check_writable, replace_file
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.trace import ACTIVITIES, Trace, trace_events
 from tpi_mpi.common.units import format_size
+from tpi_mpi.weights.experts.counts import ExpertUsage
 
 # Times of tokens that are kept, at most.
 _MOST_TIMES = 100_000
@@ -91,6 +92,7 @@ class RankUsage:
 
     swept_bytes: weights used in one sweep. streamed_bytes: those of them that are not pinned.
     window_blocks, window_bytes: the most blocks that are not pinned, and bytes of them, in memory at once.
+    experts: how often they were in memory; None if the model has none.
     kv_bytes: that keys and values may take. kernels: what multiplies with its matrices. seconds: by activity.
     """
 
@@ -105,6 +107,7 @@ class RankUsage:
     swept_bytes: int
     streamed_bytes: int
     bytes_fetched: int
+    experts: ExpertUsage | None
     pinned_blocks: int
     window_blocks: int
     window_bytes: int
@@ -113,10 +116,12 @@ class RankUsage:
     def to_json(self) -> dict:
         """This rank's entry in the report."""
         line = {key: value for key, value in vars(self).items() if key not in _NOT_REPORTED}
+        if self.experts:
+            line["experts"] = self.experts.to_json()
         return line | {activity: round(self.seconds.get(activity, 0.0), 6) for activity in ACTIVITIES}
 
 
-_NOT_REPORTED = ("swept_bytes", "streamed_bytes", "seconds")
+_NOT_REPORTED = ("swept_bytes", "streamed_bytes", "seconds", "experts")
 
 
 @dataclass(frozen=True)

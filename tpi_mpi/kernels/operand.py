@@ -80,14 +80,16 @@ def address_of(array: np.ndarray) -> int:
 class Tensors(dict[str, Operand | Vector]):
     """The tensors of a block by name: matrices are operands, everything else vectors."""
 
-    def arranged(self, names: tuple[str, ...]) -> "Arranged":
-        """Those with some names, in that order. Remembered for the names that were asked for last, by identity."""
-        if self._names is not names:
-            self._names, self._arranged = names, Arranged([self.get(name) for name in names])
-        return self._arranged
+    def arranged(self, names: tuple[str | None, ...]) -> "Arranged":
+        """Those with some names, in that order; there is none with the name None. Remembered by the names' identity."""
+        if self._arranged is None:
+            self._arranged = {}
+        found = self._arranged.get(id(names))
+        if found is None:
+            found = self._arranged[id(names)] = Arranged([self.get(name) for name in names])
+        return found
 
-    _names: tuple[str, ...] | None = None
-    _arranged: "Arranged"
+    _arranged: "dict[int, Arranged] | None" = None
 
 
 class Arranged:

@@ -1,10 +1,12 @@
 """One rank's shard of the model: the part of each block that it computes. No MPI, no files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tpi_mpi.kernels.blocks import Segments, Shapes
+from tpi_mpi.kernels.experts.mixture import Mixture
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.linear import Linear
 from tpi_mpi.kernels.operand import Tensors
@@ -47,6 +49,7 @@ class ModelShard:
         self.blocks = tuple(block for block in shard_blocks(config, partition, rank) if block.kind != Kind.EMBEDDING)
         self.shapes = shapes_of(config, partition, rank)
         self._compute = linear.blocks(self.shapes)
+        self._shared = linear.blocks(shared_shapes(self.shapes, partition, rank)) if partition.shared else None
         self._kv_dtype, self._rank = kv_dtype, rank
 
     def new_cache(self, pages: int, longest: int) -> KVCache:
@@ -59,6 +62,8 @@ class ModelShard:
 
         Without what stays allocated once so many have been computed.
         """
+        if self.config.experts:  # which are computed for all rows at once
+            chunk = room.rows
         computing = self._compute.memory(min(chunk, room.rows), room.longest)
         return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk, self._rank)
 
@@ -90,6 +95,11 @@ class ModelShard:
         """The partial of a feed-forward block, from hidden states (T, hidden_size)."""
         return self._compute.feed_forward(weights.arranged(_FEED_FORWARD), hidden)
 
+    def mixture(self, weights: Tensors, hidden: np.ndarray) -> Mixture:
+        """Hidden states (T, hidden_size), dealt to the experts of a layer; what all rows share is computed already."""
+        partial = self._shared.feed_forward(weights.arranged(_SHARED), hidden) if self._shared else None
+        return self._compute.mixture(weights.arranged(_ROUTER), hidden, partial)
+
     def final_norm(self, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
         """The final norm of hidden states (T, hidden_size); its weight comes with the first slice of the head."""
         return self._compute.normalise(weights.arranged(_HEAD), hidden)
@@ -118,3 +128,9 @@ def shapes_of(config: ModelConfig, partition: Partition, rank: int) -> Shapes:
         limit=config.limit,
         routing=config.experts.routing if config.experts else None,
     )
+
+
+def shared_shapes(shapes: Shapes, partition: Partition, rank: int) -> Shapes:
+    """Those of the experts that all rows go through, which are one feed-forward block."""
+    start, stop = partition.shared[rank]
+    return replace(shapes, columns=stop - start)

@@ -1,10 +1,11 @@
-"""What a memory budget leaves for weights: which blocks are pinned, and the size of the window for the rest."""
+"""What a memory budget leaves for weights: which blocks are pinned, the window for the rest, the slots for experts."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import MIB, format_size
+from tpi_mpi.weights.experts.sizes import ExpertSizes
 
 # The fraction of bytes to pin is searched in this many steps.
 _STEPS = 512
@@ -19,12 +20,14 @@ class Plan:
     pinned: names of blocks. capacity: bytes in the window at once, the block in use included.
     depth: the most blocks in the window at once; None for no limit.
     budget: peak resident bytes that the plan was made for; None if it was made for a window alone.
+    slots: experts in memory at once.
     """
 
     pinned: Set[str]
     capacity: int
     depth: int | None = None
     budget: int | None = None
+    slots: int = 0
 
     def window_blocks(self, blocks: Mapping[str, int]) -> int:
         """The number of blocks that can be in the window at once. blocks: bytes of each block, by name."""
@@ -32,19 +35,45 @@ class Plan:
         return (self.depth or -(-self.capacity // max(sizes))) if sizes else 0
 
 
-def plan_window(blocks: Mapping[str, int], depth: int) -> Plan:
+def plan_window(blocks: Mapping[str, int], depth: int, experts: ExpertSizes | None = None) -> Plan:
     """Pins nothing: every block streams through a window of ``depth`` blocks, whatever memory they take."""
-    return Plan(frozenset(), window_size(list(blocks.values()), frozenset(), depth), depth)
+    capacity = window_size(list(blocks.values()), frozenset(), depth)
+    return Plan(frozenset(), capacity, depth, slots=experts.good if experts else 0)
 
 
-def plan(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None = None) -> Plan:
+def plan(
+    blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None = None, experts: ExpertSizes | None = None
+) -> Plan:
     """Divides a budget: pins as many bytes as fit, spread over the sweep, and streams the rest.
+
+    Every token needs all blocks but only some experts. So blocks come first, and what they leave is for experts.
 
     blocks: bytes of each block by name, in the order of use.
     budget: peak resident bytes the process may reach. fixed: the bytes of it taken by everything but weights.
     depth: blocks in the window; None for enough bytes to fetch ahead of use, or what the budget allows if that is less.
     Raises UserError, with the smallest budget that works, if not even the window fits.
     """
+    if experts is None:
+        return _plan_blocks(blocks, budget, fixed, depth)
+    spare = budget - fixed - sum(blocks.values())
+    if spare >= experts.good * experts.size:
+        return Plan(frozenset(blocks), 0, depth, budget, min(experts.most, spare // experts.size))
+    return _plan_with_slots(blocks, budget, fixed, depth, experts)
+
+
+def _plan_with_slots(
+    blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None, experts: ExpertSizes
+) -> Plan:
+    """Where not all blocks fit: with slots for what a row needs, or at least for what nothing works without."""
+    for slots in (experts.good, experts.least):
+        try:
+            return replace(_plan_blocks(blocks, budget, fixed + slots * experts.size, depth), slots=slots)
+        except UserError as error:
+            refusal = error
+    raise refusal
+
+
+def _plan_blocks(blocks: Mapping[str, int], budget: int, fixed: int, depth: int | None) -> Plan:
     names, sizes = list(blocks), list(blocks.values())
     room = budget - fixed
     choices = [spread(sizes, step / _STEPS) for step in range(_STEPS + 1)]

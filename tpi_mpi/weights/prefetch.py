@@ -10,6 +10,7 @@ from tpi_mpi.common.memory import default_budget
 from tpi_mpi.common.options import MachineOptions
 from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import plan
+from tpi_mpi.weights.experts.sizes import ExpertSizes
 from tpi_mpi.weights.pages import readahead, warm
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slabs.slab import Slab
@@ -75,7 +76,8 @@ def _staying(slab: Slab, budget: int) -> list[tuple[int, int]]:
     """Start and stop in the file of blocks likely to be pinned, allowing for what the kernel reads around them."""
     around = readahead(slab.path)
     try:
-        pinned = plan({name: size + around for name, size in slab.resident.items()}, budget, _RESERVE).pinned
+        sizes = {name: size + around for name, size in slab.resident.items()}
+        pinned = plan(sizes, budget, _RESERVE, experts=ExpertSizes.of(slab)).pinned
     except UserError:  # if the budget is indeed too small, the engine reports it once all sizes are known
         return []
     return [(extent.offset, extent.stop) for name, extent in slab.sweep.items() if name in pinned]

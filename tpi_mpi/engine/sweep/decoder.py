@@ -7,17 +7,18 @@ import numpy as np
 
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.sweep.chunking import Chunking
+from tpi_mpi.engine.sweep.mixtures import Mixtures
 from tpi_mpi.engine.sweep.page_tables import PageTables
 from tpi_mpi.engine.sweep.readout import Readout
 from tpi_mpi.engine.sweep.step import Segment, Step
 from tpi_mpi.engine.sweep.sums import Sums
+from tpi_mpi.engine.sweep.weights import Weights
 from tpi_mpi.kernels.blocks import Segments
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.model.blocks import Block, Kind
 from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
-from tpi_mpi.weights.window import SlidingWindow
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Decoder:
         model: ModelShard,
         cache: KVCache,
         tables: PageTables,
-        window: SlidingWindow,
+        weights: Weights,
         sums: Sums,
         chunking: Chunking,
         trace: Trace,
@@ -52,7 +53,8 @@ class Decoder:
         self._model = model
         self._cache = cache
         self._tables = tables
-        self._window = window
+        self._window = weights.window
+        self._mixtures = Mixtures(model, weights.experts, trace)
         self._sums = sums
         self._chunking = chunking
         self._trace = trace
@@ -73,10 +75,14 @@ class Decoder:
             with self._window.block(block.name) as weights:
                 if block.kind is Kind.HEAD:
                     first_id = self._head(block, weights, last, first_id, readout)
+                elif block.layer < self._last_layer and block.kind is Kind.ROUTER:
+                    self._mix(block, weights, chunks, hidden, later)
                 elif block.layer < self._last_layer:
                     self._pass_through(block, weights, chunks, later)
                 elif block.kind is Kind.ATTENTION:
                     last = self._last_attention(block, weights, chunks, hidden, wanted)
+                elif block.kind is Kind.ROUTER:
+                    self._last_mixture(block, weights, last)
                 else:
                     self._last_feed_forward(block, weights, last)
 
@@ -97,6 +103,27 @@ class Decoder:
                 self._sums.expect(len(chunk.states))
             partial = self._partial(block, weights, chunk)
             (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, partial)
+
+    def _mix(self, block: Block, weights: Tensors, chunks: Sequence[_Chunk], hidden: np.ndarray, later: bool) -> None:
+        """Adds what the experts compute to the hidden states, all of them at once: each expert is fetched only once."""
+        for chunk in chunks:
+            self._sums.settle(chunk.states)
+        alone = len(chunks) == 1 and not later
+        if alone:
+            self._sums.expect(len(hidden))
+        partial, first = self._mixtures.partial(block, weights, hidden), 0
+        for chunk in chunks:
+            own = partial[first : first + len(chunk.states)]
+            if not (alone or later):
+                self._sums.expect(len(own))
+            (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, own)
+            first += len(own)
+
+    def _last_mixture(self, block: Block, weights: Tensors, last: np.ndarray) -> None:
+        partial = self._mixtures.partial(block, weights, last) if len(last) else last
+        for piece in _pieces(len(last), min(HEAD_ROWS, self._chunking.most)):
+            self._sums.expect_on_root(len(last[piece]))
+            self._sums.add_on_root(block.name, last[piece], partial[piece])
 
     def _last_attention(
         self, block: Block, weights: Tensors, chunks: Sequence[_Chunk], hidden: np.ndarray, wanted: Sequence[int]

@@ -15,12 +15,14 @@ from tpi_mpi.comm.allreduce.algorithms import Allreduce
 from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
+from tpi_mpi.kernels.experts.record import Present
 from tpi_mpi.kernels.linear import compiling_announced
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.model.blocks import Kind
 from tpi_mpi.model.room import HEAD_ROWS
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.mapping import tensors_of
+from tpi_mpi.weights.pages import address_of
 from tpi_mpi.weights.slabs.extents import BlockExtent
 from tpi_mpi.weights.slabs.slab import Slab
 
@@ -42,10 +44,17 @@ _FEW = 8
 
 
 def warm_up(
-    slab: Slab, model: ModelShard, allreduce: Allreduce, reduce: StarReduce, most_rows: int, longest: int
+    slab: Slab,
+    model: ModelShard,
+    allreduce: Allreduce,
+    reduce: StarReduce,
+    most_rows: int,
+    sweep_rows: int,
+    longest: int,
 ) -> None:
     """Computes a block of each kind on zeros, for few rows and for the ``most_rows`` of a chunk; on all ranks together.
 
+    Experts are computed for all rows of a sweep at once. sweep_rows: the most of those.
     longest: positions of the longest sequence, which need not be in memory for it.
     """
     cache, pages = model.new_cache(1, longest), np.zeros((1, 1), np.int64)
@@ -57,13 +66,30 @@ def warm_up(
             weights = _zero_weights(extent)
             if extent.name.endswith(Kind.ATTENTION.value):
                 partial = model.attention(weights, hidden, 0, segments, cache)
-            else:
+            elif extent.name.endswith(Kind.FEED_FORWARD.value):
                 partial = model.feed_forward(weights, hidden)
+            else:
+                mixed = np.zeros((sweep_rows if rows == most_rows else rows, slab.config.hidden_size), np.float32)
+                partial = _mix(slab, model, weights, mixed)[:rows]
         hidden += allreduce.sum(partial)
     reduce.sum(partial[:HEAD_ROWS])
 
 
+def _mix(slab: Slab, model: ModelShard, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
+    """The partial of experts that are zeros, of each kind that there is."""
+    nothing = _zeros(max(record.nbytes for record in slab.records))
+    for record in slab.records:
+        mixture = model.mixture(weights, hidden)
+        mixture.add([Present(number, record, address_of(nothing)) for number in mixture.wanted])
+        partial = mixture.result()
+    return partial
+
+
 def _zero_weights(block: BlockExtent) -> Tensors:
-    """Zeros in a block's shapes, which take no memory: reading a private page never written to maps the zero page."""
-    nothing = mmap.mmap(-1, block.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return tensors_of(nothing, block, block.offset)
+    """Zeros in a block's shapes."""
+    return tensors_of(_zeros(block.nbytes), block, block.offset)
+
+
+def _zeros(nbytes: int) -> mmap.mmap:
+    """Zeros that take no memory: reading a private page never written to maps the zero page."""
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

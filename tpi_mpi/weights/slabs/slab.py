@@ -75,6 +75,15 @@ class Slab:
         return {name: extent for name, extent in self.blocks.items() if name != EMBEDDING}
 
     @property
+    def token_bytes(self) -> Mapping[str, int]:
+        """Bytes of weights that a token needs of each block of a sweep, and of the experts that the block chooses."""
+        sizes = {name: extent.nbytes for name, extent in self.sweep.items()}
+        for layer, own in self.experts.items():
+            average = own.nbytes // len(own)
+            sizes[f"layers.{layer}.{Kind.ROUTER.value}"] += self.config.experts.routing.top_k * average
+        return sizes
+
+    @property
     def resident(self) -> Mapping[str, int]:
         """Bytes of memory that each block of a sweep takes while it is resident: whole pages of this machine."""
         return {name: pages.covering(extent.offset, extent.nbytes) for name, extent in self.sweep.items()}

@@ -1,0 +1,117 @@
+"""What stays in memory: of each layer, the experts that were used last.
+
+Every layer has a share of the slots, and keeps that many. One list for all layers would do worse: a sweep goes through
+them in turn, so with less room than one token needs, each expert would be gone just before it is wanted again.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from tpi_mpi.common.trace import Trace
+from tpi_mpi.kernels.experts.record import Present
+from tpi_mpi.weights.experts.counts import Counts, ExpertUsage
+from tpi_mpi.weights.experts.fetching import Fetching
+from tpi_mpi.weights.experts.residency import Residency
+from tpi_mpi.weights.experts.sizes import ExpertSizes
+from tpi_mpi.weights.slabs.slab import Slab
+
+
+class ExpertCache:
+    """Delivers the experts that routers ask for, and decides which of them stay.
+
+    shares: by layer, how many experts stay. counts: how often what was wanted was there.
+    """
+
+    def __init__(self, slab: Slab, residency: Residency, shares: Mapping[int, int], trace: Trace):
+        self._slab, self._residency, self._trace = slab, residency, trace
+        self.shares = shares
+        self._kept: dict[int, dict[int, None]] = {layer: {} for layer in shares}  # the least recently used first
+        self._guessed: set[int] = set()  # of the layer whose turn is next
+        self.counts = Counts()
+
+    @property
+    def bytes_fetched(self) -> int:
+        """Bytes of experts read so far."""
+        return self._residency.bytes_fetched
+
+    def usage(self) -> ExpertUsage:
+        """What has been asked for so far."""
+        sizes = ExpertSizes.of(self._slab)
+        return ExpertUsage(sum(self.shares.values()), sizes.most, sizes.size, replace(self.counts))
+
+    def fetch(
+        self, layer: int, wanted: Sequence[int], in_order: bool, value: Iterable[int]
+    ) -> Iterator[Sequence[Present]]:
+        """The wanted experts of a layer, some at a time: those that are there first, the others as they arrive.
+
+        Those that are missing are read together. What is delivered stays until the next are asked for.
+
+        wanted: ascending. in_order: whether they must be delivered so. value: the same, those last that are most worth
+        keeping.
+        """
+        kept = self._kept[layer]
+        self._withdraw_guesses(layer, wanted)
+        missing = [number for number in wanted if number not in kept]
+        self._count(layer, wanted, missing)
+        fetching = Fetching(layer, wanted, missing, self._residency, self._make_room, kept)
+        for some in fetching.deliveries(in_order):
+            yield [self._residency.present((layer, number)) for number in some]
+        for number in value:
+            if number in kept:  # and not computed and given up for another
+                del kept[number]
+                kept[number] = None
+        self._trim(layer)
+
+    def guess(self, layer: int, numbers: Iterable[int]) -> None:
+        """Begins to read what the layer whose turn is next may want, as far as there are free slots."""
+        kept = self._kept[layer]
+        new = [number for number in numbers if number not in kept][: self._residency.free]
+        self._residency.request([(layer, number) for number in new], later=True)
+        self._guessed = set(new)
+        self._kept[layer] = dict.fromkeys(new) | kept  # the first to go, unless they are used
+        self.counts.guessed += len(new)
+
+    def _withdraw_guesses(self, layer: int, wanted: Collection[int]) -> None:
+        """What was guessed, is not wanted, and has not been begun need not be read; the rest of it is needed now."""
+        self.counts.guessed_right += len(self._guessed.intersection(wanted))
+        for number in self._guessed.intersection(wanted):
+            self._residency.hurry((layer, number))
+        for withdrawn, number in self._residency.withdraw():
+            del self._kept[withdrawn][number]
+        self._guessed = set()
+
+    def _count(self, layer: int, wanted: Sequence[int], missing: Sequence[int]) -> None:
+        own, counts = self._slab.experts[layer], self.counts
+        counts.wanted += len(wanted)
+        counts.missed += len(missing)
+        counts.bytes_wanted += sum(own.record(number).nbytes for number in wanted)
+        counts.bytes_missed += sum(own.record(number).nbytes for number in missing)
+        self._trace.experts(layer, len(wanted), len(missing))
+
+    def _make_room(self, layer: int, needed: Collection[int]) -> bool:
+        """Frees a slot if there is none; returns whether there is one.
+
+        That of one of the layer's own experts, but not of the needed ones; or else of what other layers have beyond
+        their shares, because it was guessed and not wanted.
+        """
+        if self._residency.free:
+            return True
+        if any(self._give_up(layer, number) for number in list(self._kept[layer]) if number not in needed):
+            return True
+        others = (other for other in self._kept if other != layer)
+        return any(self._trim(other) for other in others)
+
+    def _trim(self, layer: int) -> bool:
+        """Gives up what is more than a layer's share, the least recently used first; returns whether that was any."""
+        kept = self._kept[layer]
+        extra = max(0, len(kept) - self.shares[layer])
+        gone = [self._give_up(layer, number) for number in list(kept)[:extra]]
+        return any(gone)
+
+    def _give_up(self, layer: int, number: int) -> bool:
+        """Gives up an expert, but not one that is still on its way; returns whether it did."""
+        if not self._residency.here((layer, number)):
+            return False
+        del self._kept[layer][number]
+        self._residency.evict((layer, number))
+        return True
