@@ -33,11 +33,26 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
         choice = engine.settings().allreduce_choice
         if choice and world.is_root:
             say(describe(choice))
+        _tell_what_stays(world, engine)
         load = time.perf_counter() - began
         if batch:
             _lead(batch, engine, latencies)
         engine.follow()
         _report(world, options, engine, latencies, load)
+
+
+def _tell_what_stays(world: World, engine: Engine) -> None:
+    """Says how much of a mixture of experts stays in memory, on the rank where that is least."""
+    if not engine.experts:
+        return
+    gathered = world.gather((engine.experts.usage().kept, world.rank, len(engine.plan.pinned)))
+    if gathered:
+        kept, rank, pinned = min(gathered)
+        slab, everything = engine.slab, engine.experts.usage().all
+        where = f" on rank {rank}, which keeps the fewest" if world.size > 1 else ""
+        blocks = f", and {pinned} of the blocks that every token needs" if pinned < len(slab.layers) else ""
+        a_layer = f"{kept // len(slab.experts)} of {slab.config.experts.count} a layer"
+        say(f"{kept} of {everything} experts ({a_layer}) stay in memory{where}{blocks}")
 
 
 def _batch(options: GenerateOptions, slab: Slab) -> Batch:
