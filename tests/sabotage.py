@@ -10,6 +10,7 @@ from tpi_mpi import generate
 from tpi_mpi.comm.world import launched_rank
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights import pages
+from tpi_mpi.weights.experts.reader import Reader
 
 
 def out_of_memory():
@@ -20,7 +21,11 @@ def bug():
     raise KeyError("no such thing")
 
 
-def kill():
+def disk():
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def kill_self():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -52,8 +57,11 @@ def sabotage(kind: str) -> None:
     elif kind == "hang":
         healthy, began = pages.populate, time.monotonic()
         pages.populate = lambda *where: time.sleep(3600) if time.monotonic() - began > 3 else healthy(*where)
+    elif kind.startswith("miss-"):  # while a missing expert is read
+        trouble = {"miss-kill": kill_self, "miss-disk": disk, "miss-hang": lambda: time.sleep(3600)}[kind]
+        Reader._some = after(30, Reader._some, trouble)
     else:
-        trouble = {"memory": out_of_memory, "bug": bug, "kill": kill, "freeze": freeze}[kind]
+        trouble = {"memory": out_of_memory, "bug": bug, "kill": kill_self, "freeze": freeze}[kind]
         ModelShard.feed_forward = after(60, ModelShard.feed_forward, trouble)
 
 

@@ -15,7 +15,7 @@ from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request
 from tpi_mpi.model.room import Room
 
-NAMES = ["llama", "demo", "llama-dynamic", "phi3-longrope", "mistral-sliding", "int4-32"]
+NAMES = ["llama", "demo", "llama-dynamic", "phi3-longrope", "mistral-sliding", "int4-32", "qwen3-moe-mixed", "gpt-oss"]
 
 
 def requests(vocabulary: int, context: int) -> list[Request]:

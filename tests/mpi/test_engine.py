@@ -122,6 +122,21 @@ def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop,
             assert sequences == [result["token_ids"] for result in expected]
 
 
+@pytest.mark.parametrize("slots", [2, 3, 5, 11, 17])
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "glm4-moe"])
+def test_no_number_of_slots_for_experts_changes_a_bit(run, workshop, slabs, name, slots):
+    def plan(blocks: dict[str, int], slots=slots) -> Plan:
+        return Plan(frozenset(blocks), 0, slots=slots)
+
+    sampling, directory = SamplingOptions(max_new_tokens=zoo.NEW_TOKENS), slabs / name / "even"
+    few = generate(run, directory, zoo.PROMPTS, sampling, plan)
+    many = generate(run, directory, zoo.PROMPTS, sampling, lambda blocks: plan(blocks, 1000))
+    if few:
+        for one, other, expected in zip(few, many, zoo.referee(workshop / "zoo" / name), strict=True):
+            assert [(token.id, token.logprob) for token in one] == [(token.id, token.logprob) for token in other]
+            assert [token.id for token in one] == expected["token_ids"]
+
+
 def test_a_run_repeats_bit_for_bit(run, slabs):
     sampling = SamplingOptions(max_new_tokens=zoo.NEW_TOKENS)
     first, second = (generate(run, slabs / "demo" / "even", zoo.PROMPTS, sampling) for _ in range(2))
