@@ -1,7 +1,7 @@
 """Tiny random checkpoints of every family, and what transformers says of them: the referee.
 
 Each case exercises something that has gone wrong in real checkpoints: shapes that do not divide, biases, tied
-embeddings, every way of stretching the rotary embedding, windows shorter than the sequence.
+embeddings, every way of stretching the rotary embedding, windows shorter than the sequence, every kind of router.
 """
 
 import json
@@ -27,6 +27,24 @@ _SMALL = {
     "pad_token_id": None,
 }
 _FACTORS = {"short_factor": [1.0, 1.1, 1.3, 1.7], "long_factor": [1.5, 2.0, 4.0, 7.5]}
+# 96 columns: ranks get whole lots of 32 each, or parts of one.
+_QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "head_dim": 16,
+    "num_key_value_heads": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 96,
+}
+_GLM4_MOE = {
+    "model_type": "glm4_moe",
+    "head_dim": 16,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 96,
+    "first_k_dense_replace": 1,
+}
 
 CASES: dict[str, dict] = {
     "llama": {},
@@ -78,7 +96,44 @@ CASES: dict[str, dict] = {
         "head_dim": 8,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
     },
+    "qwen3-moe": {**_QWEN3_MOE, "norm_topk_prob": True},
+    "qwen3-moe-mixed": {
+        **_QWEN3_MOE,
+        "norm_topk_prob": False,
+        "mlp_only_layers": [1],
+        "tie_word_embeddings": True,
+    },
+    "mixtral": {
+        "model_type": "mixtral",
+        "intermediate_size": 96,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": 6,
+    },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "intermediate_size": 96,
+        "head_dim": 16,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "sliding_window": 6,
+        "swiglu_limit": 2.0,  # random states are smaller than trained ones, and some have to reach it
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 150000.0,
+            "factor": 4.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "glm4-moe": {**_GLM4_MOE, "routed_scaling_factor": 1.5, "attention_bias": True},
+    "glm4-moe-qk-norm": {**_GLM4_MOE, "use_qk_norm": True, "norm_topk_prob": False, "n_shared_experts": 2},
 }
+# Router logits of a random model are as far apart as those of a trained one, so that no choice hangs on rounding.
+_ROUTER_SPREAD = 4.0
+_CORRECTION = 0.3
 
 
 def settings(name: str) -> tuple[str, dict]:
@@ -97,12 +152,23 @@ def build(name: str, directory: Path, dtype: str = "float32") -> None:
     config = AutoConfig.for_model(model_type, **values)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:  # norms are initialised to one and biases to zero: both would hide mistakes
-                parameter.copy_(torch.rand_like(parameter) + 0.5)
+        for parameter, tensor in (*model.named_parameters(), *model.named_buffers()):
+            _randomise(parameter, tensor)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(directory)
     (directory / "referee.json").write_text(json.dumps([continuation(model, prompt) for prompt in PROMPTS]))
+
+
+def _randomise(name: str, tensor) -> None:
+    """What is initialised to zero or one would hide mistakes."""
+    import torch
+
+    if name.endswith("e_score_correction_bias"):  # it must change some choices, and leave the rest to the scores
+        tensor.copy_((torch.rand_like(tensor) * 2 - 1) * _CORRECTION)
+    elif name.endswith(("mlp.gate.weight", "mlp.router.weight")):
+        tensor.mul_(_ROUTER_SPREAD)
+    elif name.endswith("bias") or (tensor.dim() == 1 and "inv_freq" not in name):
+        tensor.copy_(torch.rand_like(tensor) + 0.5)
 
 
 def answers_with(source: Path, weights: dict) -> list[dict]:
