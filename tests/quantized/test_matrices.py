@@ -11,7 +11,7 @@ from tpi_mpi.common.errors import TpiError
 from tpi_mpi.kernels.formats import WHOLE_ROW, Format
 from tpi_mpi.kernels.packing import Rows, dequantize
 from weights_tools.quantized.quantization import Quantization
-from weights_tools.quantized.stored import stored_tensors
+from weights_tools.tensors.stored import stored_tensors
 
 MODULE = "model.layers.0.mlp.up_proj"
 NAME = f"{MODULE}.weight"

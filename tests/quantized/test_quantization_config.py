@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tpi_mpi.common.errors import UserError
 from weights_tools.quantized.quantization import Quantization, read_method
-from weights_tools.quantized.stored import stored_tensors
+from weights_tools.tensors.stored import stored_tensors
 
 SHAPE = (24, 256)
 LAYER = "model.layers.0."

@@ -7,9 +7,9 @@ awq                 how AWQ does
 compressed_tensors  how compressed-tensors does
 schemes             its config_groups
 fp8                 weights in E4M3
+mxfp4               weights in E2M1
 parts               the tensors of one module
 sharing             which weights share a scale
 section             one object of a quantization_config
 bits                codes packed into words
-stored              a tensor in a safetensors file
 """

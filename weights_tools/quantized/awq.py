@@ -11,7 +11,7 @@ from weights_tools.quantized.matrix import QuantizedMatrix
 from weights_tools.quantized.parts import FLOATS, Parts
 from weights_tools.quantized.section import Section, is_among
 from weights_tools.quantized.sharing import Sharing
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded, Stored
 
 _BITS = 4
 # The output, of the eight in a word, whose code lies in each four bits of it, from the lowest up.
@@ -52,7 +52,7 @@ class Awq:
             scales=ColumnScales(parts.need("scales", FLOATS, (groups, outputs))),
             zero_points=_ZeroWords(parts.need("qzeros", ("I32",), (groups, words))),
             group=self.sharing.columns,
-            stored=parts.used,
+            tensors=parts.used,
         )
 
 

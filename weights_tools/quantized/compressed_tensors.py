@@ -14,7 +14,7 @@ from weights_tools.quantized.parts import Parts
 from weights_tools.quantized.schemes import Scheme, is_target, most_exact, read_schemes, read_targets
 from weights_tools.quantized.section import Section
 from weights_tools.quantized.sharing import RowScales
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded, Stored
 
 _INERT = ("quantization_status", "global_compression_ratio", "run_compressed", "kv_cache_scheme")
 
@@ -60,7 +60,7 @@ def _integer_matrix(name: str, shape: tuple[int, int], parts: Parts, scheme: Sch
         zero_points=_zero_points(shape, parts, scheme),
         group=sharing.columns,
         group_of=group_of(parts, "weight_g_idx", shape, sharing, scheme.dealt),
-        stored=parts.used,
+        tensors=parts.used,
     )
 
 

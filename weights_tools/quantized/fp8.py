@@ -9,7 +9,7 @@ from weights_tools.quantized.matrix import QuantizedMatrix
 from weights_tools.quantized.parts import Parts
 from weights_tools.quantized.section import Section, is_among
 from weights_tools.quantized.sharing import RowScales, Sharing
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded, Stored
 
 _VALUES = {
     "activation_scheme": ("dynamic", "static"),
@@ -56,7 +56,7 @@ def float8_matrix(name: str, shape: tuple[int, int], parts: Parts, scales: str, 
         scales=RowScales(parts.scales(scales, sharing, shape), sharing.rows),
         zero_points=None,
         group=sharing.columns,
-        stored=parts.used,
+        tensors=parts.used,
     )
 
 

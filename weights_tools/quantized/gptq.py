@@ -10,7 +10,7 @@ from weights_tools.quantized.matrix import QuantizedMatrix
 from weights_tools.quantized.parts import FLOATS, Parts
 from weights_tools.quantized.section import Section, is_among
 from weights_tools.quantized.sharing import Sharing
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded, Stored
 
 # What brings zero points that were stored less one back, in all codes of a word at once. Writers took it from the whole
 # word too, so a zero point of 0 borrowed from its neighbour, and the sum of the whole word undoes that.
@@ -66,7 +66,7 @@ class Gptq:
             zero_points=_ZeroWords(zeros, self.bits, _ONES[self.bits] if self.less_one else 0),
             group=self.sharing.columns,
             group_of=group_of(parts, "g_idx", shape, self.sharing, self.dealt),
-            stored=parts.used,
+            tensors=parts.used,
         )
 
 

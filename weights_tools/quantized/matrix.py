@@ -7,14 +7,16 @@ from typing import Protocol
 
 import numpy as np
 
-from tpi_mpi.kernels.formats import GROUPS, WHOLE_ROW, Format
+from tpi_mpi.kernels.formats import GROUPS, SCALES, WHOLE_ROW, Format
 from tpi_mpi.kernels.packing import INT4_ZERO, Rows, dequantize
 from weights_tools.common.pieces import rows_at_once
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded
 
 _LARGEST_GROUP = max(GROUPS)
 # The zero points that a format without zero points stands for.
 _NEUTRAL = {"int4": INT4_ZERO, "int8": 0}
+# The dtype of scales where a format leaves no choice.
+_SCALES = {"float8": "float32", "mxfp4": "e8m0"}
 _UNPACKED = Format("float32")
 
 
@@ -30,28 +32,23 @@ class QuantizedMatrix:
     """Codes, scales and zero points that may lie in any order in the checkpoint, given in rows of outputs.
 
     name: of the weight that they stand for. shape: (outputs, inputs).
-    stored: the tensors of the checkpoint that are consumed.
-    dtype: int4, int8 or float8.
+    tensors: the names of those of the checkpoint that are consumed.
+    dtype: int4, int8, float8 or mxfp4.
     codes: gives one code a byte (n, inputs), as :class:`Rows` has them.
-    scales, zero_points: give (n, groups): float16 or float32; zero points count as the codes do.
+    scales, zero_points: give (n, groups): float16, float32 or, of mxfp4, e8m0; zero points count as the codes do.
     group: consecutive inputs that share a scale, any number; :data:`WHOLE_ROW` for all.
     group_of: (inputs,), the group of each input where they are not consecutive.
     """
 
     name: str
     shape: tuple[int, int]
-    stored: tuple[Stored, ...]
+    tensors: tuple[str, ...]
     dtype: str
     codes: Field
     scales: Field
     zero_points: Field | None
     group: int
     group_of: np.ndarray | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the tensors that are consumed."""
-        return tuple(stored.name for stored in self.stored)
 
     @property
     def why_not(self) -> str:
@@ -71,7 +68,7 @@ class QuantizedMatrix:
         """
         if self.why_not:
             return _UNPACKED
-        scales = "float32" if self.dtype == "float8" or not self._scales_fit_float16() else "float16"
+        scales = _SCALES.get(self.dtype) or ("float16" if self._scales_fit_float16() else "float32")
         return Format(self.dtype, min(self.group, _LARGEST_GROUP), scales, self._has_zero_points())
 
     def pieces(self, start: int, stop: int) -> Iterator[Rows]:
@@ -85,7 +82,7 @@ class QuantizedMatrix:
     def dequantized(self, start: int, stop: int) -> Iterator[Rows]:
         """The same rows as float32, multiplied in float32."""
         group = self.group if self.group_of is None else 1
-        format = Format(self.dtype, group, "float32", self.zero_points is not None)
+        format = Format(self.dtype, group, _SCALES.get(self.dtype, "float32"), self.zero_points is not None)
         for rows in self._native(start, stop):
             yield Rows(dequantize(rows if self.group_of is None else self._in_order(rows), format))
 
@@ -101,7 +98,7 @@ class QuantizedMatrix:
 
     def _kept(self, rows: Rows) -> Rows:
         """Rows in the matrix's format, of rows with the checkpoint's groups: larger groups repeat their scale."""
-        scales = self._repeated(rows.scales).astype(self.format.scales)
+        scales = self._repeated(rows.scales).astype(SCALES[self.format.scales])
         zeros = self._repeated(rows.zero_points).astype(np.float16) if self.format.zero_points else None
         return Rows(rows.values, scales, zeros)
 

@@ -5,7 +5,7 @@ from math import prod
 
 from tpi_mpi.common.errors import UserError
 from weights_tools.quantized.sharing import Sharing
-from weights_tools.quantized.stored import Stored
+from weights_tools.tensors.stored import Stored
 
 FLOATS = ("F16", "BF16", "F32")
 """The dtypes of scales."""
@@ -15,13 +15,15 @@ class Parts:
     """Every tensor whose name is the module's and one of the ``suffixes``.
 
     Whatever is asked for counts as used.
+
+    tensors: of the checkpoint, by the names that the model has for them.
     """
 
     def __init__(self, module: str, suffixes: tuple[str, ...], tensors: Mapping[str, Stored]):
         self.module = module
         names = {suffix: f"{module}.{suffix}" for suffix in suffixes}
         self._present = {suffix: tensors[name] for suffix, name in names.items() if name in tensors}
-        self._used: dict[str, Stored] = {}
+        self._used: dict[str, None] = {}
 
     def __contains__(self, suffix: str) -> bool:
         return suffix in self._present
@@ -41,8 +43,9 @@ class Parts:
         return next(iter(self._present.values())).name
 
     @property
-    def used(self) -> tuple[Stored, ...]:
-        return tuple(self._used.values())
+    def used(self) -> tuple[str, ...]:
+        """The names of the tensors that are used."""
+        return tuple(f"{self.module}.{suffix}" for suffix in self._used)
 
     def need(self, suffix: str, dtypes: tuple[str, ...], shape: tuple[int, ...]) -> Stored:
         """Raises UserError if there is no such tensor, or another dtype or shape than config.json promises."""
@@ -64,7 +67,8 @@ class Parts:
                 f"the checkpoint lacks the tensor {self.module}.{suffix}, without which {self.first} means nothing; "
                 "download it again"
             )
-        stored = self._used[suffix] = self._present[suffix]
+        stored = self._present[suffix]
+        self._used[suffix] = None
         if stored.dtype not in dtypes:
             raise UserError(
                 f"tensor {stored.name} has dtype {stored.dtype}; the supported ones are {', '.join(dtypes)}"

@@ -14,17 +14,19 @@ from weights_tools.quantized.compressed_tensors import CompressedTensors
 from weights_tools.quantized.fp8 import Fp8
 from weights_tools.quantized.gptq import Gptq
 from weights_tools.quantized.matrix import QuantizedMatrix
+from weights_tools.quantized.mxfp4 import Mxfp4
 from weights_tools.quantized.parts import FLOATS, Parts
 from weights_tools.quantized.section import Section
-from weights_tools.quantized.stored import Stored
+from weights_tools.tensors.stored import Stored
 
-Method = Gptq | Awq | CompressedTensors | Fp8
+Method = Gptq | Awq | CompressedTensors | Fp8 | Mxfp4
 
 METHODS: dict[str, type[Method]] = {
     "gptq": Gptq,
     "awq": Awq,
     "compressed-tensors": CompressedTensors,
     "fp8": Fp8,
+    "mxfp4": Mxfp4,
 }
 
 _WEIGHT = ".weight"
@@ -54,7 +56,8 @@ class Quantization:
     ) -> "Quantization":
         """What there is, by config.json and files: the files show what is quantized, config.json tells how.
 
-        keys: of config.json. shapes: of the tensors that the model needs, by name. tensors: all of the files.
+        keys: of config.json. shapes: of the tensors that the model needs, by name. tensors: all of the files, by the
+            names that the model has for them.
         Raises UserError if the two disagree, if something is missing, or if a tensor that belongs to quantized weights
         would go unused.
         """
@@ -62,7 +65,7 @@ class Quantization:
         if method is None:
             return cls({}, frozenset())
         matrices = dict(_matrices(method, shapes, tensors))
-        used = {name for matrix in matrices.values() for name in matrix.names}
+        used = {name for matrix in matrices.values() for name in matrix.tensors}
         used |= set(_zero_biases(matrices, shapes, tensors))
         used |= {name for name in tensors if _suffix(name) in _ACTIVATIONS}
         _refuse_unused(tensors, used | shapes.keys())
@@ -105,7 +108,7 @@ def _matrices(
         if method.excludes(module):
             raise UserError(f"config.json says that {module} is not quantized, but the checkpoint has {parts.first}")
         matrix = method.matrix(name, shape, parts)
-        if name in tensors and name not in matrix.names:
+        if name in tensors and name not in matrix.tensors:
             raise UserError(f"the checkpoint has {name} twice, also as {parts.first}; remove one of the two")
         yield name, matrix
 
@@ -123,9 +126,11 @@ def _zero_biases(
 
 def _refuse_unused(tensors: Mapping[str, Stored], known: set[str]) -> None:
     """Scales that nobody uses mean wrong weights."""
-    for name in tensors:
+    for name, stored in tensors.items():
         if name not in known and _suffix(name) in _SUFFIXES:
-            raise UserError(f"the checkpoint has the tensor {name}, which belongs to no quantized matrix of the model")
+            raise UserError(
+                f"the checkpoint has the tensor {stored.name}, which belongs to no quantized matrix of the model"
+            )
 
 
 def _suffix(name: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weights_tools.quantized.stored import Loaded, Stored
+from weights_tools.tensors.stored import Loaded, Stored
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.pages import fetch, reason
 from weights_tools.common.pieces import rows_at_once
 from weights_tools.quantized.quantization import Quantization
-from weights_tools.quantized.stored import Stored, stored_tensors
 from weights_tools.splitting.checkpoint_config import read_config
 from weights_tools.splitting.conversion import rows_of
+from weights_tools.tensors.slices import Slice
+from weights_tools.tensors.stored import Stored, stored_tensors
+from weights_tools.tensors.translated import translated
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -48,7 +50,7 @@ class Checkpoint:
         self.ignored_keys = tuple(ignored_keys)
         self.name = directory.resolve().name
         self.shapes = sources_of(self.config, Partition.of(self.config, 1))
-        self._tensors = self._locate()
+        self._tensors = translated(self.config, self._locate())
         self.quantization = Quantization.of(self.config.keys, self.shapes, self._tensors)
         self._inspect()
         self._check_tied_head()
@@ -62,11 +64,13 @@ class Checkpoint:
     def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
         """The rows of a tensor from ``start`` up to but not including ``stop``, some at a time.
 
-        Never more than one tensor is in memory. Raises TpiError if the disk cannot deliver it.
+        Never more than one tensor, or one expert's part of it, is in memory. Raises TpiError if the disk cannot
+        deliver it.
         """
         if name in self.quantization.matrices:
             return self.quantization.matrices[name].pieces(start, stop)
-        return self._plain_pieces(self._tensors[name], start, stop)
+        stored = self._tensors[name]
+        return stored.pieces(start, stop) if isinstance(stored, Slice) else self._plain_pieces(stored, start, stop)
 
     def _plain_pieces(self, stored: Stored, start: int, stop: int) -> Iterator[Rows]:
         """Views of the file, which each call maps anew."""
@@ -91,7 +95,7 @@ class Checkpoint:
         return Format(_DTYPES[self._tensors[name].dtype])
 
     def _locate(self) -> dict[str, Stored]:
-        """Where each tensor is, by its name."""
+        """Where each tensor is, by its name in the files."""
         index = self.directory / INDEX
         if index.is_file():
             return self._read_index(index)
@@ -138,7 +142,7 @@ class Checkpoint:
             if name.endswith(_IGNORED_SUFFIXES) or self._is_tied_head(name):
                 return
             raise UserError(
-                f"checkpoint {self.directory} has the tensor {name}, which is not understood for "
+                f"checkpoint {self.directory} has the tensor {stored.name}, which is not understood for "
                 f"{self.config.model_type}; the result would be wrong without it"
             )
         if stored.shape != self.shapes[name]:

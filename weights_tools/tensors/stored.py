@@ -23,18 +23,27 @@ _READ_AS = {
     "I64": "<i8",
     "I32": "<i4",
     "I8": "|i1",
+    "U8": "|u1",
 }
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor is, and what. dtype: as safetensors spells it. offset: of its first byte in the file."""
+    """Where a tensor is, and what.
+
+    name: that it has in its file. dtype: as safetensors spells it. offset: of its first byte in the file.
+    """
 
     name: str
     path: Path
     dtype: str
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(_READ_AS[self.dtype]).itemsize
 
     def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The rows from ``start`` up to ``stop``, as stored. Raises TpiError if the disk cannot deliver them."""
