@@ -151,6 +151,52 @@ def float8_of(weight: np.ndarray, block) -> tuple[torch.Tensor, torch.Tensor, np
     return codes, torch.from_numpy(scales), numbers
 
 
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def mxfp4_of(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some weights rounded to MXFP4: blocks (out, in / 32, 16), scales (out, in / 32), and what they stand for."""
+    outputs, inputs = weight.shape
+    blocks = np.zeros((outputs, inputs // 32, 16), np.uint8)
+    scales, numbers = np.zeros((outputs, inputs // 32), np.uint8), np.empty(weight.shape, np.float32)
+    for row, group in np.ndindex(scales.shape):
+        exponent = int(np.ceil(np.log2(np.abs(weight[row, 32 * group : 32 * group + 32]).max() / 6)))
+        scales[row, group] = exponent + 127
+        for at in range(32):
+            number = float(weight[row, 32 * group + at])
+            distances = [abs(abs(number) / 2.0**exponent - magnitude) for magnitude in E2M1]
+            code = distances.index(min(distances))
+            numbers[row, 32 * group + at] = (-1 if number < 0 else 1) * E2M1[code] * 2.0**exponent
+            blocks[row, group, at // 2] |= (code + 8 * (number < 0)) << 4 * (at % 2)
+    return blocks, scales, numbers
+
+
+def publish_mxfp4(source: Path, target: Path) -> dict[str, torch.Tensor]:
+    """Writes a gpt_oss checkpoint with its experts in MXFP4; returns the weights that they stand for, by name."""
+    tensors, weights = {}, {}
+    for name, tensor in load_file(source / MODEL).items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor.bfloat16()  # the rest is published so
+            continue
+        experts = [mxfp4_of(expert.T.float().numpy()) for expert in tensor]
+        blocks, scales, numbers = (np.stack(several) for several in zip(*experts, strict=True))
+        tensors |= {f"{name}_blocks": torch.from_numpy(blocks), f"{name}_scales": torch.from_numpy(scales)}
+        weights[name] = torch.from_numpy(numbers).transpose(1, 2).contiguous()
+    _write(target, tensors, source, MXFP4_CONFIG)
+    return weights
+
+
+MXFP4_CONFIG = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
+
+
 def gptq_config(bits=4, group=32, **others) -> dict:
     return {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": True, "desc_act": False, **others}
 
@@ -190,8 +236,12 @@ def publish(source: Path, target: Path, config: dict, pack: Callable) -> dict[st
         parts, weight = pack(tensor.float().numpy())
         tensors |= {f"{name.removesuffix('.weight')}.{suffix}": part.contiguous() for suffix, part in parts.items()}
         weights[name] = torch.from_numpy(weight)
+    _write(target, tensors, source, config)
+    return weights
+
+
+def _write(target: Path, tensors: dict[str, torch.Tensor], source: Path, config: dict) -> None:
     target.mkdir()
-    save_file(tensors, target / MODEL)
+    save_file(tensors, target / MODEL, metadata={"format": "pt"})
     keys = json.loads((source / CONFIG).read_text())
     (target / CONFIG).write_text(json.dumps({**keys, "quantization_config": config}))
-    return weights
