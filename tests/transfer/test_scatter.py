@@ -209,6 +209,22 @@ def test_what_an_interrupted_scatter_left_is_read_and_then_believed(machines, sl
     machines.check(slabs)
 
 
+def test_experts_arrive_too_and_a_killed_scatter_of_them_resumes(machines, checkpoints, tmp_path):
+    slabs = tmp_path / "slabs"
+    run_module("weights_tools.split", checkpoints["glm4-moe"], slabs, "--ranks", RANKS, check=True)
+    assert machines.sabotaged("kill", 1, 20, slabs).status != 0
+    assert not machines.slab(1).exists()
+    finished = machines.scatter(slabs).succeeded()
+    machines.check(slabs)
+    assert finished.there > 0
+    before = machines.times()
+    flip(machines.slab(2), read_slab(machines.slab(2)).experts[1].extent(5).offset)
+    repaired = machines.scatter(slabs, "--verify").succeeded()
+    assert repaired.sent == pytest.approx(machines.slab(2).stat().st_size, rel=0.01)
+    machines.check(slabs)
+    assert {path for path, moved in machines.times().items() if moved != before[path]} == {machines.slab(2)}
+
+
 def test_another_split_replaces_whole_and_partial_slabs(machines, slabs, other_split):
     machines.sabotaged("kill", 1, 9, other_split)
     machines.scatter(slabs).succeeded()
@@ -364,7 +380,7 @@ def test_a_slab_that_the_disk_cannot_read_is_named(slabs, monkeypatch):
         extents_of(read_slab(slab_path(slabs, 1)))
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-biases-tied", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "llama-biases-tied", "qwen3", "gpt-oss"])
 def test_extents_are_the_whole_file(name, checkpoints, tmp_path):
     run = ["--config", str(checkpoints[name] / "config.json"), "--ranks", "2", "--unique-layers", "1"]
     synth([str(tmp_path / "slabs"), *run])

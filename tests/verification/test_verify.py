@@ -42,6 +42,20 @@ def test_an_altered_byte_anywhere_is_found(slabs, name):
     verify([str(slabs)])
 
 
+@pytest.mark.parametrize("number", [0, 3, 5])
+def test_an_altered_byte_of_an_expert_is_found(number, checkpoints, tmp_path):
+    split([str(checkpoints["gpt-oss"]), str(tmp_path / "slabs"), "--ranks", "3"])
+    path = slab_path(tmp_path / "slabs", 1)
+    extent = read_slab(path).experts[2].extent(number)
+    for at in (0, extent.nbytes // 2, extent.nbytes - 1):
+        damaged = bytearray(path.read_bytes())
+        damaged[extent.offset + at] ^= 128
+        whole, _ = path.read_bytes(), path.write_bytes(damaged)
+        with pytest.raises(TpiError, match=rf"block layers\.2\.expert\.{number} of slab .*rank0001\.h5 has checksum"):
+            verify([str(tmp_path / "slabs")])
+        path.write_bytes(whole)
+
+
 def test_slabs_of_another_checkpoint_are_found(slabs, demo, tmp_path):
     other = shutil.copytree(demo, tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
@@ -133,6 +147,39 @@ def test_inspect_shows_what_is_in_which_format(rounded, capsys):
     assert f"vocabulary 1024, {formats}, digest" in capsys.readouterr().out
     inspect([str(rounded), "--json"])
     assert json.loads(capsys.readouterr().out)["formats"]["head"] == "int8 by 32"
+
+
+@pytest.mark.parametrize(("name", "layers", "columns", "shared"), [
+    ("mixtral", [0, 1, 2], None, None),
+    ("qwen3-moe-mixed", [0, 2], [[0, 56], [56, 112]], None),
+    ("glm4-moe-qk-norm", [1, 2], [[0, 56], [56, 112]], [[0, 96], [96, 192]]),
+])  # fmt: skip
+def test_inspect_shows_experts(name, layers, columns, shared, checkpoints, tmp_path, capsys):
+    split([str(checkpoints[name]), str(tmp_path / "slabs"), "--ranks", "2"])
+    inspect([str(tmp_path / "slabs"), "--json"])
+    ranks = json.loads(capsys.readouterr().out)["ranks"]
+    assert [rank["columns"] for rank in ranks] == (columns or [None, None])
+    assert [rank.get("shared") for rank in ranks] == (shared or [None, None])
+    for number, rank in enumerate(ranks):
+        slab, experts = read_slab(slab_path(tmp_path / "slabs", number)), rank["experts"]
+        assert (experts["layers"], experts["number"]) == (layers, 8)
+        own = [extent for layer in layers for extent in slab.experts[layer].extents()]
+        assert experts["bytes"] == [min(extent.nbytes for extent in own), max(extent.nbytes for extent in own)]
+        assert experts["columns"] == [32, 64]  # of 96, in lots of 32
+
+    inspect([str(tmp_path / "slabs")])
+    _, titles, *lines = capsys.readouterr().out.splitlines()
+    assert ("shared" in titles) == (shared is not None)
+    for line in lines:
+        assert line.endswith(f"{len(layers)} x 8 experts of 24.00 KiB to 48.00 KiB")
+        assert (line.split()[3] == "-") == (columns is None)
+
+
+def test_inspect_of_a_dense_model_mentions_no_experts(demo_slabs, capsys):
+    inspect([str(demo_slabs(2))])
+    assert "expert" not in capsys.readouterr().out
+    inspect([str(demo_slabs(2)), "--json"])
+    assert "expert" not in capsys.readouterr().out
 
 
 def test_inspect_works_where_only_some_slabs_are(slabs, capsys):

@@ -1,7 +1,9 @@
 """The slab's format: one range a block, aligned, readable by others, and refused when it is not whole."""
 
+import json
 import shutil
 import subprocess
+import time
 
 import h5py
 import numpy as np
@@ -9,9 +11,14 @@ import pytest
 import torch
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.model.blocks import shard_blocks
+from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.weights.slabs.directory import Manifest, slab_path
 from tpi_mpi.weights.slabs.extents import PAGE
-from tpi_mpi.weights.slabs.hdf5 import read_slab
+from tpi_mpi.weights.slabs.hdf5 import create, read_slab
+from tpi_mpi.weights.slabs.slab import empty_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
+from weights_tools.split import split
 
 
 @pytest.fixture
@@ -58,6 +65,83 @@ def test_any_hdf5_reader_finds_the_weights(demo_slabs, demo):
 def test_h5dump_reads_it(demo_slabs):
     command = ["h5dump", "-H", str(slab_path(demo_slabs(2), 0))]
     assert "layers.2.feed_forward" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+MANY_EXPERTS = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "vocab_size": 131,
+    "num_experts": 128,
+    "moe_intermediate_size": 96,
+}
+
+
+@pytest.fixture
+def many_experts(tmp_path):
+    """A slab of thousands of experts, without data."""
+    config = ModelConfig.from_keys(MANY_EXPERTS)
+    formats = StoredFormats.like(config, "int4")
+    partition = formats.partition(config, 5)
+    slab = empty_slab(tmp_path / "rank0001.h5", config, partition, 1, formats, "0" * 32)
+    return create(slab, shard_blocks(config, partition, 1), formats)
+
+
+def test_thousands_of_experts_do_not_make_a_slab_slow_to_open(many_experts):
+    began = time.perf_counter()
+    slab = read_slab(many_experts.path)
+    assert time.perf_counter() - began < 3  # 0.5 s where nothing else runs
+    assert [len(own) for own in slab.experts.values()] == [128] * 48
+    assert list(slab.extents) == list(many_experts.extents)
+
+
+def test_experts_lie_behind_their_router_each_on_pages_of_its_own(many_experts):
+    end = 0
+    for extent in sorted(many_experts.extents, key=lambda extent: extent.offset):
+        assert extent.offset % PAGE == 0
+        assert extent.offset >= end
+        end = extent.stop
+        if ".expert." in extent.name:
+            assert extent.nbytes % PAGE == 0
+            layer = extent.name.rpartition(".expert.")[0]
+            assert extent.offset > many_experts.blocks[f"{layer}.router"].offset
+
+
+def test_any_hdf5_reader_finds_an_expert(checkpoints, tmp_path):
+    from safetensors import safe_open
+
+    checkpoint = checkpoints["glm4-moe"]
+    split([str(checkpoint), str(tmp_path), "--ranks", "2"])
+    slab = read_slab(slab_path(tmp_path, 1))
+    with h5py.File(slab.path, "r") as file, safe_open(checkpoint / "model.safetensors", "pt") as weights:
+        group, number = file["layers.2.experts"], 5
+        records = next(item for name, item in group.items() if number in item.attrs.get("experts", []))
+        record = records[list(records.attrs["experts"]).index(number)]
+        about = json.loads(records.attrs["tensors"])["mlp.down_proj.weight"]
+        tiles = record["mlp.down_proj.weight"]  # (T, I, 16)
+        found = tiles.transpose(0, 2, 1).reshape(len(tiles) * 16, -1)[: about["rows"], : about["columns"]]
+        start, stop = slab.partition.expert(2, number)[1]
+        original = weights.get_tensor(f"model.layers.2.mlp.experts.{number}.down_proj.weight").numpy()
+        assert np.array_equal(found, original[:, start:stop])
+        assert int(group["checksums"][number]) == int(slab.experts[2].extent(number).checksum, 16)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda group: group["32_columns"].attrs.__setitem__("experts", np.arange(2, dtype="<i4")),
+    lambda group: group["32_columns"].attrs.__setitem__("tensors", np.bytes_(b"{}")),
+    lambda group: group.__delitem__("64_columns"),
+    lambda group: group.__delitem__("checksums"),
+])  # fmt: skip
+def test_experts_that_are_not_as_they_should_be_are_refused(spoil, checkpoints, tmp_path):
+    split([str(checkpoints["mixtral"]), str(tmp_path), "--ranks", "2"])
+    with h5py.File(slab_path(tmp_path, 0), "r+") as file:
+        spoil(file["layers.1.experts"])
+    with pytest.raises(UserError, match=r"rank0000\.h5 is truncated or damaged"):
+        read_slab(slab_path(tmp_path, 0))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 1000, 100_000, -1])

@@ -34,31 +34,52 @@ def describe(directory: Path) -> dict:
 
 
 def _rank(slab: Slab) -> dict:
-    partition = slab.partition
+    partition, config = slab.partition, slab.config
     return {
         "rank": slab.rank,
         "heads": partition.heads[slab.rank],
         "kv_heads": partition.kv_heads(slab.rank),
-        "columns": partition.columns[slab.rank],
+        "columns": partition.columns[slab.rank] if config.has_columns else None,
+        **({"shared": partition.shared[slab.rank]} if partition.shared else {}),
         "bytes": slab.nbytes,
         "blocks": {name: extent.nbytes for name, extent in slab.blocks.items()},
+        **({"experts": _experts(slab)} if slab.experts else {}),
     }
+
+
+def _experts(slab: Slab) -> dict:
+    """Which layers have how many experts, and the fewest and most columns and bytes that the rank has of one."""
+    columns = [record.matrices[0].rows for record in slab.records]
+    sizes = [record.nbytes for record in slab.records]
+    return {
+        "layers": list(slab.experts),
+        "number": slab.config.experts.count,
+        "columns": (min(columns), max(columns)),
+        "bytes": (min(sizes), max(sizes)),
+    }
+
+
+# What of the model each rank has a range of: the title of the column, the key, and its width.
+_RANGES = (("heads", "heads", 9), ("kv heads", "kv_heads", 9), ("columns", "columns", 13), ("shared", "shared", 11))
 
 
 def table(what: dict) -> str:
     """The description as a table that people read."""
+    ranges = [column for column in _RANGES if column[1] in what["ranks"][0]]
+    titles = "  ".join(f"{title:>{width}}" for title, _, width in ranges)
     lines = [
         f"{what['model']}: {what['model_type']}, {what['layers']} layers, hidden size {what['hidden_size']}, "
         f"vocabulary {what['vocab_size']}, {_formats(what)}, digest {what['source_digest'][:16]}",
-        f"{'rank':>4}  {'heads':>9}  {'kv heads':>9}  {'columns':>13}  {'bytes':>12}  blocks",
+        f"{'rank':>4}  {titles}  {'bytes':>12}  blocks",
     ]
     for rank in what["ranks"]:
-        heads, kv_heads, columns = (f"{a}-{b - 1}" for a, b in (rank["heads"], rank["kv_heads"], rank["columns"]))
-        lines.append(
-            f"{rank['rank']:>4}  {heads:>9}  {kv_heads:>9}  {columns:>13}  {format_size(rank['bytes']):>12}  "
-            + _blocks(rank["blocks"])
-        )
+        shown = "  ".join(f"{_range(rank[key]):>{width}}" for _, key, width in ranges)
+        lines.append(f"{rank['rank']:>4}  {shown}  {format_size(rank['bytes']):>12}  {_blocks(rank)}")
     return "\n".join(lines)
+
+
+def _range(bounds: tuple[int, int] | None) -> str:
+    return f"{bounds[0]}-{bounds[1] - 1}" if bounds else "-"
 
 
 def _formats(what: dict) -> str:
@@ -69,10 +90,14 @@ def _formats(what: dict) -> str:
     return f"{what['dtype']} ({', '.join(f'{part} {format}' for part, format in formats.items())})"
 
 
-def _blocks(blocks: dict[str, int]) -> str:
-    """How many blocks of each kind and size: ``22 attention of 5.00 MiB, ...``."""
-    kinds = Counter((_kind(name), format_size(size)) for name, size in blocks.items())
-    return ", ".join(f"{count} {kind} of {size}" for (kind, size), count in kinds.items())
+def _blocks(rank: dict) -> str:
+    """How many blocks of each kind and size: ``22 attention of 5.00 MiB, ..., 48 x 128 experts of 1.12 MiB``."""
+    kinds = Counter((_kind(name), format_size(size)) for name, size in rank["blocks"].items())
+    phrases = [f"{count} {kind} of {size}" for (kind, size), count in kinds.items()]
+    if experts := rank.get("experts"):
+        sizes = " to ".join(dict.fromkeys(map(format_size, experts["bytes"])))
+        phrases.append(f"{len(experts['layers'])} x {experts['number']} experts of {sizes}")
+    return ", ".join(phrases)
 
 
 def _kind(name: str) -> str:
