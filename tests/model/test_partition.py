@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,8 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.model.blocks import EMBEDDING, blocks_of
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition, bounds
+from tpi_mpi.weights.slabs.slab import planned_slab
+from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 from weights_tools.synthesis.shapes import SHAPES
 
 
@@ -95,6 +98,91 @@ def test_the_head_is_cut_into_slices_no_larger_than_other_blocks(name):
     columns = max(stop - start for start, stop in partition.columns)
     assert covers(partition.vocabulary, shape.vocab_size)
     assert max(stop - start for start, stop in partition.vocabulary) <= 3 * columns
+
+
+# Layers, and what config.json says of experts: Qwen3-30B-A3B, gpt-oss-20b, GLM-4.5-Air, Mixtral 8x7B.
+PUBLISHED_EXPERTS = {
+    768: {"model_type": "qwen3_moe", "num_hidden_layers": 48, "num_experts": 128, "moe_intermediate_size": 768},
+    2880: {"model_type": "gpt_oss", "num_hidden_layers": 24, "num_local_experts": 32, "intermediate_size": 2880},
+    1408: {"model_type": "glm4_moe", "num_hidden_layers": 46, "n_routed_experts": 128, "moe_intermediate_size": 1408},
+    14336: {"model_type": "mixtral", "num_hidden_layers": 32, "num_local_experts": 8, "intermediate_size": 14336},
+}
+MANY_RATIOS = [(1,), (1,) * 2, (1,) * 3, (1,) * 4, (1,) * 5, (1,) * 8, (2, 1, 1), (1, 2, 3, 1), (5, 3, 2.5)]
+
+
+def expert_cuts(shape: ModelConfig, partition: Partition):
+    """Each rank's range of the columns of every expert."""
+    layers = [layer for layer in range(shape.num_hidden_layers) if shape.has_experts(layer)]
+    return [partition.expert(layer, number) for layer in layers for number in range(shape.experts.count)]
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("ratios", MANY_RATIOS)
+@pytest.mark.parametrize("width", PUBLISHED_EXPERTS)
+def test_experts_are_cut_between_whole_groups_and_all_together_by_the_ratios(width, ratios, group):
+    shape = config(**PUBLISHED_EXPERTS[width])
+    cuts = expert_cuts(shape, Partition.of(shape, len(ratios), ratios, expert_group=group))
+    assert all(covers(cut, width) for cut in set(cuts))
+    lot = group
+    while width // lot * min(ratios) < sum(ratios):  # or a rank would have none
+        lot //= 2
+    assert not any(start % lot for cut in cuts for start, _ in cut)
+    for rank, ratio in enumerate(ratios):
+        mean = sum(cut[rank][1] - cut[rank][0] for cut in cuts) / len(cuts)
+        assert abs(mean - width * ratio / sum(ratios)) <= lot / 16
+
+
+@pytest.mark.parametrize("ratios", MANY_RATIOS)
+@pytest.mark.parametrize("width", PUBLISHED_EXPERTS)
+def test_no_rank_has_more_of_all_experts_than_another(width, ratios):
+    shape = config(**PUBLISHED_EXPERTS[width])
+    cuts = expert_cuts(shape, Partition.of(shape, len(ratios), ratios))
+    loads = [sum(cut[rank][1] - cut[rank][0] for cut in cuts) / ratio for rank, ratio in enumerate(ratios)]
+    assert max(loads) < 1.02 * min(loads)
+
+
+@pytest.mark.parametrize(("width", "size"), [(7, 7), (8, 8), (31, 4), (96, 8), (97, 3)])
+def test_narrow_experts_leave_no_rank_without_columns(width, size):
+    shape = config(**{**PUBLISHED_EXPERTS[768], "moe_intermediate_size": width})
+    assert all(covers(cut, width) for cut in expert_cuts(shape, Partition.of(shape, size)))
+
+
+def test_more_ranks_than_columns_of_an_expert_are_refused():
+    shape = config(**{**PUBLISHED_EXPERTS[768], "moe_intermediate_size": 7})
+    with pytest.raises(UserError, match="8 ranks are more than the model's 7 columns of an expert; use --ranks 7"):
+        Partition.of(shape, 8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_shared_experts_are_dealt_evenly(size):
+    shared = Partition.of(config(**PUBLISHED_EXPERTS[1408]), size).shared
+    assert covers(shared, 1408)
+    assert max(stop - start for start, stop in shared) < 1.1 * min(stop - start for start, stop in shared)
+
+
+def test_layers_that_link_to_earlier_ones_cut_their_experts_alike():
+    partition = replace(Partition.of(config(**PUBLISHED_EXPERTS[2880]), 4), period=3)
+    for layer, number in itertools.product(range(24), range(32)):
+        assert partition.expert(layer, number) == partition.expert(layer % 3, number)
+
+
+@pytest.mark.parametrize("width", PUBLISHED_EXPERTS)
+def test_slabs_hold_every_column_of_an_expert_once(width):
+    shape = config(**{**PUBLISHED_EXPERTS[width], "num_hidden_layers": 2})
+    formats = StoredFormats.like(shape, "int4")
+    partition = formats.partition(shape, 4, (1, 2, 3, 1))
+    slabs = [planned_slab(shape, partition, rank, formats) for rank in range(4)]
+    for layer, number in itertools.product(slabs[0].experts, range(shape.experts.count)):
+        held = [slab.experts[layer].record(number).matrices for slab in slabs]
+        assert sum(gate.rows for gate, _, _ in held) == sum(up.rows for _, up, _ in held) == width
+        assert sum(down.columns for _, _, down in held) == width
+        assert [down.lead for _, _, down in held] == [0] * 4  # no group is on two ranks
+
+
+@pytest.mark.parametrize("width", PUBLISHED_EXPERTS)
+def test_a_partition_of_experts_survives_being_stored(width):
+    partition = replace(Partition.of(config(**PUBLISHED_EXPERTS[width]), 3, (1, 2, 1)), period=2)
+    assert Partition.from_json(json.loads(json.dumps(partition.to_json()))) == partition
 
 
 def test_a_partition_survives_being_stored():

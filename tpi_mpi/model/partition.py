@@ -131,7 +131,7 @@ def _expert_cuts(width: int, ratios: Sequence[float], group: int) -> tuple[tuple
     shares = [part / sum(ratios) for part in accumulate(ratios)]
     ways = []
     for turn in range(_TURNS):
-        cuts = [0, *(min(int(lots * share + turn / _TURNS), lots) for share in shares[:-1]), lots]
+        cuts = [0, *(min(int(width / lot * share + turn / _TURNS), lots) for share in shares[:-1]), lots]
         ways.append(tuple(pairwise(min(cut * lot, width) for cut in cuts)))
     return tuple(ways[:1]) if len(set(ways)) == 1 else tuple(ways)
 
