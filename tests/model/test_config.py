@@ -1,11 +1,14 @@
 """config.json files of the published models, old and new ways of writing, and everything that is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.kernels.experts.routing import Routing
 from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.model.families import FAMILIES
 from weights_tools.synthesis.shapes import SHAPES
 
 LLAMA = {
@@ -22,6 +25,48 @@ LLAMA3_SCALING = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
+}
+SLIDING_OR_FULL = ["sliding_attention", "full_attention"]
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": 200002,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 2880,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_key_value_heads": 8,
+    "output_router_logits": False,
+    "pad_token_id": 199999,
+    "quantization_config": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+    },
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.55.0.dev0",
+    "use_cache": True,
+    "vocab_size": 201088,
 }
 # What published files carry besides the keys that matter.
 PUBLISHED = {
@@ -66,7 +111,112 @@ PUBLISHED = {
         "resid_pdrop": 0.0,
         "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
     },
+    "qwen3-30b-a3b": {
+        "model_type": "qwen3_moe",
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "decoder_sparse_step": 1,
+        "eos_token_id": 151645,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "mixtral-8x7b-instruct": {
+        "model_type": "mixtral",
+        "architectures": ["MixtralForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.36.0.dev0",
+        "use_cache": True,
+        "vocab_size": 32000,
+    },
+    "gpt-oss-20b": {**GPT_OSS, "num_hidden_layers": 24, "num_local_experts": 32, "layer_types": SLIDING_OR_FULL * 12},
+    "gpt-oss-120b": {**GPT_OSS, "num_hidden_layers": 36, "num_local_experts": 128, "layer_types": SLIDING_OR_FULL * 18},
+    "glm-4.5-air": {
+        "model_type": "glm4_moe",
+        "architectures": ["Glm4MoeForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "eos_token_id": [151329, 151336, 151338],
+        "first_k_dense_replace": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 10944,
+        "max_position_embeddings": 131072,
+        "moe_intermediate_size": 1408,
+        "n_group": 1,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": 96,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 46,
+        "num_key_value_heads": 8,
+        "num_nextn_predict_layers": 1,
+        "pad_token_id": 151329,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "routed_scaling_factor": 1.0,
+        "tie_word_embeddings": False,
+        "topk_group": 1,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.54.0",
+        "use_cache": True,
+        "use_qk_norm": False,
+        "vocab_size": 151552,
+    },
 }
+
+
+MOE = {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
 
 def read(**changes) -> ModelConfig:
@@ -77,6 +227,69 @@ def read(**changes) -> ModelConfig:
 def test_published_files_are_understood(name):
     config = ModelConfig.from_keys(PUBLISHED[name])
     assert config.num_attention_heads % config.num_key_value_heads == 0
+
+
+# The router, the columns of an expert and of the shared one, and the layers with experts.
+EXPERTS = {
+    "qwen3-30b-a3b": (Routing(128, 8, "softmax"), 768, 0, range(48)),
+    "mixtral-8x7b-instruct": (Routing(8, 2, "softmax"), 14336, 0, range(32)),
+    "gpt-oss-20b": (Routing(32, 4, "softmax of chosen"), 2880, 0, range(24)),
+    "gpt-oss-120b": (Routing(128, 4, "softmax of chosen"), 2880, 0, range(36)),
+    "glm-4.5-air": (Routing(128, 8, "sigmoid"), 1408, 1408, range(1, 46)),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_are_those_of_the_published_files(name):
+    config = ModelConfig.from_keys(PUBLISHED[name])
+    routing, width, shared, layers = EXPERTS[name]
+    assert (config.experts.routing, config.experts.width, config.experts.shared_width) == (routing, width, shared)
+    assert [layer for layer in range(config.num_hidden_layers) if config.has_experts(layer)] == list(layers)
+    assert config.has_columns == (name == "glm-4.5-air")
+    assert config.experts.biases == name.startswith("gpt-oss")
+    assert config.experts.correction == (name == "glm-4.5-air")
+
+
+def test_the_attention_of_models_with_experts_is_that_of_the_published_files():
+    names = ("qwen3-30b-a3b", "glm-4.5-air", "gpt-oss-20b")
+    qwen, glm, oss = (ModelConfig.from_keys(PUBLISHED[name]) for name in names)
+    assert (qwen.qk_norm, qwen.qkv_bias, set(qwen.sliding_windows)) == (True, False, {None})
+    assert (glm.qk_norm, glm.qkv_bias, glm.output_bias, glm.rope.partial_rotary_factor) == (False, True, False, 0.5)
+    assert (oss.qkv_bias, oss.output_bias, oss.sliding_windows) == (True, True, (128, None) * 12)
+    assert (oss.activation, oss.alpha, oss.limit, oss.family.sinks) == ("clamped_swiglu", 1.702, 7.0, True)
+    assert (oss.rope.factor, oss.rope.truncate, oss.rope.original_max_position_embeddings) == (32.0, False, 4096)
+
+
+def test_dense_layers_among_experts():
+    def layers(**changes) -> list[int]:
+        config = read(**{**MOE, **changes})
+        return [layer for layer in range(4) if config.has_experts(layer)]
+
+    assert layers() == [0, 1, 2, 3]
+    assert layers(mlp_only_layers=[0, 2]) == [1, 3]
+    assert layers(decoder_sparse_step=2) == [1, 3]
+    assert layers(decoder_sparse_step=2, mlp_only_layers=[3]) == [1]
+    glm = read(model_type="glm4_moe", first_k_dense_replace=3)
+    assert glm.experts.layers == (False, False, False, True)
+    assert read(**MOE, mlp_only_layers=[0, 1, 2, 3]).experts is None
+    assert read(model_type="glm4_moe", first_k_dense_replace=4).experts is None
+    assert read(**{**MOE, "num_experts": None}, num_local_experts=16).experts.count == 16
+    assert read(model_type="glm4_moe", n_shared_experts=3, moe_intermediate_size=48).experts.shared_width == 144
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_where_a_file_is_silent_transformers_means_the_same(model_type):
+    """The same sizes, read by themselves and as transformers writes them with all that it takes for granted."""
+    from transformers import AutoConfig
+
+    sizes = {**LLAMA, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 256, "num_hidden_layers": 40}
+    if model_type == "phi3":
+        sizes["pad_token_id"] = 0  # transformers' own is beyond this vocabulary
+    sizes["model_type"] = model_type
+    written = AutoConfig.for_model(**sizes).to_diff_dict()
+    silent, spoken = (ModelConfig.from_keys(keys) for keys in (sizes, written))
+    assert len(written) > len(sizes)
+    assert replace(silent, keys={}) == replace(spoken, keys={})
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -181,6 +394,23 @@ REFUSED = [
     ({"model_type": "qwen2", "use_sliding_window": "no"}, "use_sliding_window = 'no'; true or false is needed"),
     ({"model_type": "qwen2", "max_window_layers": "2"}, "max_window_layers = '2'; a whole number is needed"),
     ({"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0; a positive whole number"),
+    ({**MOE, "num_experts_per_tok": 9}, "num_experts_per_tok 9, but only 8 experts"),
+    ({"model_type": "mixtral", "num_local_experts": 1}, "num_experts_per_tok 2, but only 1 experts"),
+    ({**MOE, "num_local_experts": 16}, "num_experts 8, but num_local_experts 16; remove the wrong one"),
+    ({**MOE, "num_experts": 0}, "num_experts = 0; a positive whole number"),
+    ({**MOE, "mlp_only_layers": 2}, "mlp_only_layers = 2; a list of layers is needed"),
+    ({**MOE, "decoder_sparse_step": 0}, "decoder_sparse_step = 0; a positive whole number"),
+    ({**MOE, "norm_topk_prob": 1}, "norm_topk_prob = 1; true or false"),
+    ({**MOE, "n_shared_experts": 1}, "'n_shared_experts' = 1, which is not understood for qwen3_moe"),
+    ({"model_type": "qwen3", "num_experts": 8}, "'num_experts' = 8, which is not understood for qwen3"),
+    ({"model_type": "mixtral", "shared_expert_intermediate_size": 9}, "which is not understood for mixtral"),
+    ({"model_type": "glm4_moe", "n_group": 8}, "n_group 8; experts in groups are not supported, only 1"),
+    ({"model_type": "glm4_moe", "topk_group": 4}, "topk_group 4; experts in groups are not supported, only 1"),
+    ({"model_type": "glm4_moe", "first_k_dense_replace": "1"}, "first_k_dense_replace = '1'; a whole number"),
+    ({"model_type": "glm4_moe", "routed_scaling_factor": 0}, "routed_scaling_factor = 0; a positive number"),
+    ({"model_type": "glm4_moe", "scoring_func": "softmax"}, "'scoring_func' = 'softmax', which is not understood"),
+    ({"model_type": "gpt_oss", "experts_per_token": 2}, "experts_per_token 2, but another num_experts_per_tok"),
+    ({"model_type": "gpt_oss", "swiglu_limit": "7"}, "swiglu_limit = '7'; a positive number"),
 ]
 
 
