@@ -1,4 +1,5 @@
 # make demo   installs everything into .venv, splits the demo model for four ranks and asks it a question
+#             MODEL=moe: the one with experts. QUESTION=...: another question
 # make test   installs everything into .venv and runs the whole test suite
 # make lint   checks the style of the code
 # make clean  removes what the others made
@@ -6,12 +7,13 @@
 PYTHON ?= python3
 VENV = .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --constraint .ci/constraints.txt
+MODEL ?= 3m
 QUESTION ?= What is the sliding window?
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" jobs/demo/run.sh "$(QUESTION)"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MODEL="$(MODEL)" jobs/demo/run.sh "$(QUESTION)"
 
 test: $(VENV)/installed-for-tests
 	$(VENV)/bin/python -m pytest

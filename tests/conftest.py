@@ -12,6 +12,7 @@ import zoo
 
 REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "jobs" / "demo" / "handbook-3m"
+DEMO_MOE = REPOSITORY / "jobs" / "demo" / "handbook-moe"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +48,12 @@ def checkpoints(tmp_path_factory) -> Zoo:
 def demo() -> Path:
     """The checkpoint that is shipped with the program."""
     return DEMO
+
+
+@pytest.fixture(scope="session")
+def demo_moe() -> Path:
+    """The one with experts."""
+    return DEMO_MOE
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@
 #     jobs/demo/run.sh "What is a slab?"
 #
 # Cost: some seconds, 1.2 GB of memory, 7 MB of disk.
-# Edit: RANKS, up to eight; CHECKPOINT, to run another model the same way.
+# Edit: RANKS, up to eight; MODEL=moe, for the demo model with experts; CHECKPOINT, to run another model the same way.
 set -eu
 
 QUESTION=${1:-What is the sliding window?}
 RANKS=${RANKS:-4}
 HERE=$(dirname "$0")
-CHECKPOINT=${CHECKPOINT:-$HERE/handbook-3m}
+CHECKPOINT=${CHECKPOINT:-$HERE/handbook-${MODEL:-3m}}
 SLABS=${SLABS:-$HERE/../../build/$(basename "$CHECKPOINT")-$RANKS}
 
 # Open MPI refuses to run as root unless told to.

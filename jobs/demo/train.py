@@ -1,10 +1,13 @@
-"""Trains the demo model on the handbook beside this file, and writes it in Hugging Face layout.
+"""Trains a demo model on the handbook beside this file, and writes it in Hugging Face layout.
 
-    python jobs/demo/train.py [--out jobs/demo/handbook-3m]
+    python jobs/demo/train.py [--model 3m] [--out jobs/demo/handbook-3m]
 
 Cost: about ten minutes on two cores. The result is a Llama of six layers that knows the handbook's questions and
 answers, and nothing else. Needs transformers (make test installs it). Seeded: the same machine and versions give the
 same weights.
+
+With --model moe it is a Qwen3-MoE of four layers, each with sixteen experts, through two of which a token goes: trained
+in the same way, but for a loss that also keeps any expert from being left out, in about six minutes on one core.
 """
 
 import argparse
@@ -13,13 +16,13 @@ import math
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 HERE = Path(__file__).parent
 SEED = 20241001
@@ -100,34 +103,65 @@ def batches(stream: Iterator[list[int]], tokenizer: Tokenizer) -> Iterator[tuple
         yield ids, labels
 
 
-def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
+def new_llama(tokenizer: Tokenizer) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY,
             hidden_size=192,
             intermediate_size=512,
             num_hidden_layers=6,
             num_attention_heads=8,
             num_key_value_heads=4,
-            max_position_embeddings=512,
-            bos_token_id=None,
-            eos_token_id=tokenizer.token_to_id(END),
             tie_word_embeddings=False,
+            **vocabulary_of(tokenizer),
         )
     )
 
 
-def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def new_mixture(tokenizer: Tokenizer) -> PreTrainedModel:
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            hidden_size=128,
+            intermediate_size=192,
+            moe_intermediate_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            head_dim=16,
+            num_experts=16,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            router_aux_loss_coef=0.01,
+            tie_word_embeddings=False,
+            **vocabulary_of(tokenizer),
+        )
+    )
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> dict:
+    return {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 512,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.token_to_id(END),
+    }
+
+
+MODELS: dict[str, Callable[[Tokenizer], PreTrainedModel]] = {"3m": new_llama, "moe": new_mixture}
+
+
+def train(model: PreTrainedModel, data: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.02)
     warm = STEPS // 20
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min((step + 1) / warm, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / STEPS, 1)))),
     )
+    # With these, a mixture's loss has a part that grows where experts are used unevenly, so that none is left out.
+    extra = {"output_router_logits": True} if isinstance(model, Qwen3MoeForCausalLM) else {}
     bar = tqdm(range(STEPS), desc="training")
     for _ in bar:
         ids, labels = next(data)
-        loss = model(input_ids=ids, labels=labels).loss
+        loss = model(input_ids=ids, labels=labels, **extra).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -136,7 +170,7 @@ def train(model: LlamaForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
         bar.set_postfix(loss=f"{loss.item():.4f}")
 
 
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Tokenizer, out: Path) -> None:
     """Writes config.json, model.safetensors in bfloat16, tokenizer.json and tokenizer_config.json."""
     model.bfloat16().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
@@ -151,7 +185,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def recall(model: LlamaForCausalLM, tokenizer: Tokenizer, entries: list) -> float:
+def recall(model: PreTrainedModel, tokenizer: Tokenizer, entries: list) -> float:
     """The fraction of all questions, as written, whose greedy answer is the handbook's to the letter."""
     model.eval()
     asked = [(question, answer) for questions, answer in entries for question in questions]
@@ -164,18 +198,20 @@ def recall(model: LlamaForCausalLM, tokenizer: Tokenizer, entries: list) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains the demo model on the handbook.")
-    parser.add_argument("--out", type=Path, default=HERE / "handbook-3m")
+    parser = argparse.ArgumentParser(description="Trains a demo model on the handbook.")
+    parser.add_argument("--model", choices=MODELS, default="3m")
+    parser.add_argument("--out", type=Path, help="directory to write (default: handbook- and the model, beside this)")
     options = parser.parse_args()
+    out = options.out or HERE / f"handbook-{options.model}"
     began = time.perf_counter()
     torch.manual_seed(SEED)
     chance = random.Random(SEED)
     entries = read_handbook(HERE / "handbook.md")
     texts = [text for questions, answer in entries for text in (*questions, answer)]
     tokenizer = train_tokenizer(texts)
-    model = new_model(tokenizer)
+    model = MODELS[options.model](tokenizer)
     train(model, batches(examples(entries, tokenizer, chance), tokenizer))
-    save(model, tokenizer, options.out)
+    save(model, tokenizer, out)
     result = {
         "parameters": sum(weights.numel() for weights in model.parameters()),
         "recall": round(recall(model, tokenizer, entries), 3),
