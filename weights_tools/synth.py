@@ -5,6 +5,9 @@
 Without --ranks, OUT is a checkpoint; with it, a directory of slabs. With --unique-layers K, all layers beyond the first
 K are HDF5 hard links to those, so that the slabs of a large model fit on a small disk while a run still maps and
 fetches every layer.
+
+A model with experts is made to choose them as trained ones do, so that figures of a run mean something: how much is
+said with --expert-skew and --expert-persistence.
 """
 
 import sys
@@ -19,6 +22,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.formats import CODES, FLOATS, Format
 from weights_tools.common.format_arguments import add_format_arguments, check_formats, stored_formats
 from weights_tools.common.partition_arguments import add_partition_arguments, check_ranks
+from weights_tools.synthesis.habits import DEFAULT_PERSISTENCE, DEFAULT_SKEW, MOST, habits_of
 from weights_tools.synthesis.shapes import SHAPES
 
 
@@ -33,6 +37,10 @@ def synth_parser() -> Parser:
     add("--seed", metavar="S", type=int, default=0, help="of the random weights (default: 0)")
     add_partition_arguments(parser, required=False)
     add("--unique-layers", metavar="K", type=int, help="with --ranks: layers beyond K link to the first K")
+    skew = f"how much more popular some experts are than others, 0 to {MOST} (default: {DEFAULT_SKEW})"
+    add("--expert-skew", metavar="S", type=float, help=skew)
+    persistence = f"how much of a choice of experts is kept for the next token, 0 to {MOST}"
+    add("--expert-persistence", metavar="P", type=float, help=f"{persistence} (default: {DEFAULT_PERSISTENCE})")
     add("--force", action="store_true", help="replace what is already in OUT")
     return parser
 
@@ -46,6 +54,7 @@ def synth(arguments: Sequence[str] | None = None) -> None:
 
     config = ModelConfig.from_keys(_config_keys(options), "the config")
     _check(options)
+    habits = habits_of(config, options.expert_skew, options.expert_persistence)
 
     from tpi_mpi.model.blocks import sources_of
     from tpi_mpi.model.partition import Partition
@@ -55,8 +64,9 @@ def synth(arguments: Sequence[str] | None = None) -> None:
 
     plain = dict.fromkeys(sources_of(config, Partition.of(config, 1)), _plain_format(options))
     formats = stored_formats(options, plain)
-    source = RandomSource(options.like or options.config.resolve().parent.name, config, formats, options.seed)
+    source = RandomSource(options.like or options.config.resolve().parent.name, config, formats, options.seed, habits)
     if options.ranks is None:
+        source.check_names()
         prepare_for_checkpoint(options.out, options.force)
         write_checkpoint(source, options.out)
     else:

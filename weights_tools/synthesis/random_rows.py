@@ -1,5 +1,7 @@
 """Random weights with a standard deviation of about 0.02, in any format: a long sequence of which matrices are cuts."""
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -21,19 +23,29 @@ class RandomRows:
     def __init__(self, format: Format, seed: int):
         self.format = format
         values = np.random.default_rng(seed).standard_normal(_POOL, dtype=np.float32)
-        if format.packed:
-            self._pool = _codes(values * _CODES_A_DEVIATION[format.dtype], format)
-        else:
-            dtype = getattr(torch, format.dtype)
-            self._pool = rows_of(torch.from_numpy(values * _DEVIATION).to(dtype)).values
+        self._pool = (
+            _codes(values * _CODES_A_DEVIATION[format.dtype], format) if format.packed else self._floats(values)
+        )
 
     def at(self, start: int, rows: int, width: int) -> Rows:
         """(rows, width), from this place of the endless sequence on."""
         start, count = start % _POOL, rows * width
         turns = -(-(start + count) // _POOL)
         values = np.tile(self._pool, turns) if turns > 1 else self._pool
-        values = values[start : start + count].reshape(rows, width)
-        return Rows(values, *self._scales(rows, width)) if self.format.packed else Rows(values)
+        return self._rows(values[start : start + count].reshape(rows, width))
+
+    def nearest(self, values: np.ndarray) -> Rows:
+        """The rows nearest to these (rows, width), float32, in standard deviations of the weights."""
+        if not self.format.packed:
+            return self._rows(self._floats(values))
+        return self._rows(_code_table(self.format)[np.ascontiguousarray(values).view(np.uint32) >> 16])
+
+    def _floats(self, values: np.ndarray) -> np.ndarray:
+        dtype = getattr(torch, self.format.dtype)
+        return rows_of(torch.from_numpy(values * np.float32(_DEVIATION)).to(dtype)).values
+
+    def _rows(self, values: np.ndarray) -> Rows:
+        return Rows(values, *self._scales(*values.shape)) if self.format.packed else Rows(values)
 
     def _scales(self, rows: int, width: int) -> list[np.ndarray]:
         format = self.format
@@ -42,6 +54,13 @@ class RandomRows:
         stored = 127 + np.log2(scale) if format.scales == "e8m0" else scale
         scales = [np.full(shape, stored, SCALES[format.scales])]
         return [*scales, np.full(shape, INT4_ZERO, SCALES[format.scales])] if format.zero_points else scales
+
+
+@cache
+def _code_table(format: Format) -> np.ndarray:
+    """The codes of all numbers, in standard deviations of the weights, by the upper 16 bits of a float32."""
+    numbers = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    return _codes(np.clip(np.nan_to_num(numbers), -1e3, 1e3) * _CODES_A_DEVIATION[format.dtype], format)
 
 
 def _codes(values: np.ndarray, format: Format) -> np.ndarray:

@@ -22,15 +22,22 @@ from weights_tools.common.progress import bytes_bar
 from weights_tools.common.target_directory import write_small_files
 from weights_tools.splitting.checkpoint import INDEX, SINGLE
 from weights_tools.splitting.conversion import rows_of, tensor_of
+from weights_tools.synthesis.habits import Habits
+from weights_tools.synthesis.planted import Planted
 from weights_tools.synthesis.random_rows import RandomRows
 
+_NAMED_OTHERWISE = ("mixtral", "gpt_oss")
 _SHARD_BYTES = 1024**3
+_EMBEDDING, _HEAD = f"model.{names.weight_of(names.EMBED_TOKENS)}", names.weight_of(names.LM_HEAD)
 
 
 class RandomSource:
-    """Tensors in a config's shapes: the same for the same seed, in whatever pieces they are read."""
+    """Tensors in a config's shapes: the same for the same seed, in whatever pieces they are read.
 
-    def __init__(self, name: str, config: ModelConfig, formats: StoredFormats, seed: int):
+    habits: what the embedding and the head are to make of the experts; None for random rows there too.
+    """
+
+    def __init__(self, name: str, config: ModelConfig, formats: StoredFormats, seed: int, habits: Habits | None = None):
         self.name = name
         self.config = config
         self.ignored_keys = ()
@@ -40,9 +47,17 @@ class RandomSource:
         self.formats = {spec.source: formats.of(spec) for spec in specs}  # a tied embedding's is not its head's
         self._seed = seed
         self._random = {format: RandomRows(format, seed) for format in set(self.formats.values())}
+        self._habits = habits
+        planted = Planted(config, habits, seed) if habits else None
+        self._planted = {_EMBEDDING: planted.embedding, _HEAD: planted.head} if planted else {}
+
+    def check_names(self) -> None:
+        """Raises UserError if checkpoints of the family name their tensors otherwise."""
+        if self.config.model_type in _NAMED_OTHERWISE:
+            raise UserError(f"a checkpoint of {self.config.model_type} cannot be made, only slabs; give --ranks N too")
 
     def fingerprint(self) -> object:
-        return {"random": self._seed}
+        return {"random": self._seed, **(vars(self._habits) if self._habits else {})}
 
     def pieces(self, name: str, start: int, stop: int) -> Iterator[Rows]:
         width = prod(self.shapes[name][1:])
@@ -53,6 +68,8 @@ class RandomSource:
     def _rows(self, name: str, first: int, count: int) -> Rows:
         if name.endswith(names.weight_of(names.FINAL_NORM)):  # and so do the names of all other norms
             return rows_of(torch.ones(count, dtype=getattr(torch, self.formats[name].dtype)))
+        if name in self._planted:
+            return self._random[self.formats[name]].nearest(self._planted[name](first, count))
         width = prod(self.shapes[name][1:])
         place = xxhash.xxh3_64_intdigest(name.encode()) + first * width
         rows = self._random[self.formats[name]].at(place, count, width)

@@ -18,6 +18,28 @@ _LLAMA_31 = {
         "original_max_position_embeddings": 8192,
     },
 }
+_GPT_OSS = {
+    "model_type": "gpt_oss",
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "attention_bias": True,
+    "num_experts_per_tok": 4,
+    "swiglu_limit": 7.0,
+    "vocab_size": 201088,
+    "sliding_window": 128,
+    "max_position_embeddings": 131072,
+    "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 200002,
+}
 
 
 def _sizes(hidden: int, intermediate: int, layers: int, heads: int) -> dict:
@@ -27,6 +49,10 @@ def _sizes(hidden: int, intermediate: int, layers: int, heads: int) -> dict:
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
     }
+
+
+def _alternating(layers: int) -> dict:
+    return {"layer_types": ["sliding_attention", "full_attention"] * (layers // 2)}
 
 
 SHAPES: dict[str, dict] = {
@@ -89,6 +115,55 @@ SHAPES: dict[str, dict] = {
         "rms_norm_eps": 1e-6,
         "bos_token_id": 151643,
         "eos_token_id": 151645,
+    },
+    "qwen3-30b-a3b": {
+        **_sizes(2048, 6144, 48, 32),
+        "model_type": "qwen3_moe",
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "vocab_size": 151936,
+        "max_position_embeddings": 40960,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+    },
+    "gpt-oss-20b": {**_GPT_OSS, **_sizes(2880, 2880, 24, 64), **_alternating(24), "num_local_experts": 32},
+    "gpt-oss-120b": {**_GPT_OSS, **_sizes(2880, 2880, 36, 64), **_alternating(36), "num_local_experts": 128},
+    "mixtral-8x7b": {
+        **_LLAMA,
+        **_sizes(4096, 14336, 32, 32),
+        "model_type": "mixtral",
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 32000,
+        "max_position_embeddings": 32768,
+        "rope_theta": 1000000.0,
+    },
+    "glm-4.5-air": {
+        **_sizes(4096, 10944, 46, 96),
+        "model_type": "glm4_moe",
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "attention_bias": True,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 1408,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.0,
+        "first_k_dense_replace": 1,
+        "vocab_size": 151552,
+        "max_position_embeddings": 131072,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-5,
+        "eos_token_id": [151329, 151336, 151338],
     },
     "phi-3-mini": {
         **_sizes(3072, 8192, 32, 32),
