@@ -41,6 +41,11 @@ BILLIONS = {
     "mistral-7b": 7.24,
     "qwen2.5-7b": 7.62,
     "qwen3-8b": 8.19,
+    "qwen3-30b-a3b": 30.53,
+    "gpt-oss-20b": 20.91,
+    "gpt-oss-120b": 116.83,
+    "mixtral-8x7b": 46.70,
+    "glm-4.5-air": 106.85,
     "phi-3-mini": 3.82,
 }
 
@@ -134,6 +139,7 @@ def test_any_text_can_be_a_prompt(tmp_path):
         ("--like llama-2-7b --dtype int4", "a checkpoint cannot be made in int4; give --ranks N for slabs, or another"),
         ("--like llama-2-7b --head-dtype int8", "a checkpoint cannot be made in int8"),
         ("--like llama-2-7b --ranks 2 --dtype mxfp4 --group 64", "--group 64 is for int8 and int4, not for --dtype"),
+        ("--like llama-2-7b --expert-skew 0.3", "--expert-skew 0.3 is for models with experts, which this one has not"),
         ("--like llama-2-7b --ranks 33", "more than the model's 32 query heads"),
     ],
 )
