@@ -45,9 +45,7 @@ MIXTRAL |= {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_he
 
 
 def write_config(path, keys) -> str:
-    """As a file of its own, whatever of another family is in it left out."""
-    others = {"norm_topk_prob", "moe_intermediate_size"} if keys["model_type"] == "mixtral" else set()
-    path.write_text(json.dumps({key: value for key, value in keys.items() if key not in others}))
+    path.write_text(json.dumps(keys))
     return str(path)
 
 
@@ -59,7 +57,10 @@ def following(token: int, count: int) -> list[int]:
 
 
 class Spoken:
-    """What transformers generates from a random checkpoint; ``chosen`` are its routers' logits by layer."""
+    """What transformers makes of a prompt and the ids that should follow it.
+
+    token_ids: the most probable one at each of these places. routed: every router's logits, by layer.
+    """
 
     def __init__(self, checkpoint, prompt: list[int], count: int):
         from transformers import AutoModelForCausalLM
@@ -67,23 +68,23 @@ class Spoken:
         model, report = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True)
         assert not any(report.values())
         everything = torch.tensor([prompt + following(prompt[-1], count)])
-        self.inputs: dict[int, torch.Tensor] = {}
+        self._inputs: dict[int, torch.Tensor] = {}
         for number, layer in enumerate(model.model.layers):
             if hasattr(layer.mlp, "experts"):
-                layer.mlp.register_forward_pre_hook(self.keep(number))
+                layer.mlp.register_forward_pre_hook(self._keeper(number))
         with torch.no_grad():
             logits = model(everything).logits[0, len(prompt) - 1 : -1]
             self.routed = {
                 number: (states[0].float() @ model.model.layers[number].mlp.gate.weight.float().T).numpy()
-                for number, states in self.inputs.items()
+                for number, states in self._inputs.items()
             }
         self.token_ids = logits.argmax(-1).tolist()
 
-    def keep(self, number: int):
-        def hook(module, arguments):
-            self.inputs[number] = arguments[0]
+    def _keeper(self, number: int):
+        def keep(module, arguments):
+            self._inputs[number] = arguments[0]
 
-        return hook
+        return keep
 
     @property
     def chosen(self) -> np.ndarray:
