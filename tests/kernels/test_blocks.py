@@ -52,11 +52,12 @@ def attention_tensors(shapes: Shapes, format=FLOAT32, options=False, dtype="floa
     extra = [
         vector(size, dtype, 10 + size) for size in (queries, keys, keys, shapes.width, shapes.head_dim, shapes.head_dim)
     ]
+    extra.append(vector(shapes.heads, dtype, 9))
     return Arranged([
         vector(shapes.width, dtype),
         matrix(format, queries, shapes.width, 1), matrix(other or format, keys, shapes.width, 2),
         matrix(format, keys, shapes.width, 3), matrix(format, shapes.width, queries, 4),
-        *(extra if options else [None] * 6),
+        *(extra if options else [None] * 7),
     ])  # fmt: skip
 
 
@@ -215,7 +216,7 @@ def test_projections_may_have_several_formats(linear):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("count", [1, 3, 37])
 def test_feed_forward_equals_the_obvious_one(linear, activation, biases, dtype, count):
-    shapes = replace(PLAIN, activation=activation)
+    shapes = replace(PLAIN, activation=activation, alpha=1.7, limit=0.8)
     tensors, hidden = feed_forward_tensors(shapes, biases=biases, dtype=dtype), numbers(count, WIDTH)
     expected = Fallback().blocks(shapes).feed_forward(tensors, hidden)
     close(linear.blocks(shapes).feed_forward(tensors, hidden), expected)
@@ -256,6 +257,21 @@ def test_large_scores_do_not_overflow(linear):
     hidden = numbers(5, WIDTH)
     expected = Fallback().blocks(shapes).attention(tensors, hidden, where, one, 1, None)
     close(linear.blocks(shapes).attention(tensors, hidden, where, other, 1, None), expected, 1e-3)
+
+
+@pytest.mark.parametrize("sink", [-1e4, -3.0, 40.0, 1e4])
+@pytest.mark.parametrize("count", [1, 12])
+def test_sinks_take_their_part_of_the_attention(linear, count, sink):
+    shapes = HEADS["cut"]
+    tensors, hidden, where = attention_tensors(shapes), numbers(count, WIDTH), span(shapes, 600, count)
+    one, other, without = caches(shapes, "float32", 600, 3)
+    plain = linear.blocks(shapes).attention(tensors, hidden, where, without, 1, None)
+    sinks = Vector(Plain("float32", (shapes.heads,)), np.full(shapes.heads, sink, np.float32))
+    tensors = Arranged([*tensors.tensors[:-1], sinks])
+    expected = Fallback().blocks(shapes).attention(tensors, hidden, where, one, 1, None)
+    result = linear.blocks(shapes).attention(tensors, hidden, where, other, 1, None)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5 * np.abs(plain).max() if sink < 100 else 1e-30)
+    assert (np.abs(result).max() < np.abs(plain).max()) == (sink > -1e4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -74,7 +74,7 @@ class FallbackBlocks:
         self, tensors: Arranged, hidden: np.ndarray, segments: Segments, cache: KVCache, layer: int, window: int | None
     ) -> np.ndarray:
         norm, query, key, value, output, *options = tensors.tensors
-        query_bias, key_bias, value_bias, output_bias, query_norm, key_norm = options
+        query_bias, key_bias, value_bias, output_bias, query_norm, key_norm, sinks = options
         states = self._norm(norm, torch.from_numpy(hidden))
         queries = self._turned(self._heads(states, query, query_bias), query_norm, segments)
         keys = self._turned(self._heads(states, key, key_bias), key_norm, segments)
@@ -83,22 +83,24 @@ class FallbackBlocks:
         for sequence, start, count in zip(segments.sequences, segments.starts, segments.counts, strict=True):
             rows, pages = slice(first, first + count), segments.pages[sequence]
             cache.append(layer, pages, start, *(_stored(own[:, rows], cache.dtype) for own in (keys, values)))
-            mixed.append(self._attended(queries[:, rows], cache, layer, pages, int(start), window))
+            mixed.append(self._attended(queries[:, rows], cache, layer, pages, int(start), window, sinks))
             first += count
         return self._product(torch.cat(mixed, 1).transpose(0, 1).flatten(1), output, output_bias).numpy()
 
     def _attended(
-        self, queries: torch.Tensor, cache: KVCache, layer: int, pages: np.ndarray, start: int, window: int | None
-    ) -> torch.Tensor:
+        self, queries: torch.Tensor, cache: KVCache, layer: int, pages: np.ndarray, start: int, window: int | None,
+        sinks: Vector | None,
+    ) -> torch.Tensor:  # fmt: skip
         """What the queries (H, T, head_dim) of consecutive positions see in the cache."""
         first, count = 0 if window is None else max(0, start - window + 1), queries.shape[1]
         seen = [torch.from_numpy(np.ascontiguousarray(own)) for own in cache.read(layer, pages, first, start + count)]
+        heads, own_sinks = (self._shapes.heads_per_kv, self._shapes.first_head), sinks and _widened(sinks)
         mixed = []
         for at in range(count):  # one by one, because torch's results for a position depend on how many there are
             begin = 0 if window is None else max(0, start + at - window + 1)
             keys, values = (own[:, begin - first : start + at + 1 - first].clone() for own in seen)  # and how they lie
             one = queries[:, at : at + 1]
-            mixed.append(attention(one, keys, values, self._shapes.heads_per_kv, self._shapes.first_head))
+            mixed.append(attention(one, keys, values, *heads, own_sinks))
         return torch.cat(mixed, 1)
 
     @torch.inference_mode()
@@ -106,7 +108,7 @@ class FallbackBlocks:
         norm, gate, up, down, gate_bias, up_bias, down_bias = tensors.tensors
         states = self._norm(norm, torch.from_numpy(hidden))
         gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
-        mixed = torch.stack([gated(self._shapes.activation, *pair) for pair in zip(gates, ups, strict=True)])
+        mixed = torch.stack([gated(self._shapes, *pair) for pair in zip(gates, ups, strict=True)])
         return self._product(mixed, down, down_bias).numpy()
 
     @torch.inference_mode()
@@ -143,9 +145,12 @@ def rms_norm(states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Te
     return states * torch.rsqrt(variance + eps) * weight
 
 
-def gated(activation: str, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def gated(shapes: Shapes, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """The feed-forward block's gate: activation(gate) * up; with SiLU, this is SwiGLU (arXiv 2002.05202)."""
-    return _ACTIVATIONS[activation](gate) * up
+    if shapes.activation == "clamped_swiglu":
+        gate, up = gate.clamp(max=shapes.limit), up.clamp(-shapes.limit, shapes.limit)
+        return gate * torch.sigmoid(shapes.alpha * gate) * (up + 1)
+    return _ACTIVATIONS[shapes.activation](gate) * up
 
 
 def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -159,19 +164,24 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
 
 
 def attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads_per_kv: int, first: int
-) -> torch.Tensor:
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, heads_per_kv: int, first: int,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Grouped-query attention (arXiv 2305.13245) of one position over all of some keys, one head after the other.
 
     query: (H, 1, head_dim), consecutive heads; each key-value head is read by ``heads_per_kv`` of the model's.
     first: position of the first query head among those that read its key-value head.
-    keys, values: (KV, S, head_dim). Returns (H, 1, head_dim).
+    keys, values: (KV, S, head_dim).
+    sinks: (H,), scores of what has no value, and takes part in the softmax all the same.
+    Returns (H, 1, head_dim).
     """
     mixed = []
     for head, own in enumerate(query):
         kv_head = (first + head) // heads_per_kv
         scores = own @ keys[kv_head].T / own.shape[-1] ** 0.5
-        mixed.append(scores.softmax(-1) @ values[kv_head])
+        if sinks is not None:
+            scores = torch.cat([scores, sinks[head].expand(1, 1)], -1)
+        mixed.append(scores.softmax(-1)[:, : keys.shape[1]] @ values[kv_head])
     return torch.stack(mixed)
 
 

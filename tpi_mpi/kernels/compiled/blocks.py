@@ -16,10 +16,10 @@ from tpi_mpi.kernels.formats import TILE, Tiled
 from tpi_mpi.kernels.kv_cache import PAGE, KVCache
 from tpi_mpi.kernels.operand import KINDS, Arranged, address_of
 from tpi_mpi.kernels.records import block as record
-from tpi_mpi.kernels.records.block import GELU, GELU_TANH, RELU, SILU, SPAN
+from tpi_mpi.kernels.records.block import CLAMPED_SWIGLU, GELU, GELU_TANH, RELU, SILU, SPAN
 from tpi_mpi.kernels.table import Kernel, choose_exact
 
-_ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH}
+_ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "clamped_swiglu": CLAMPED_SWIGLU}
 
 # The most rows for which each span of positions is an item of work: with more, there is work enough for all threads.
 _SPLIT_ROWS = 8
@@ -166,7 +166,7 @@ class CompiledBlocks:
         projected = self._products(rows, tensors, (record.GATE, record.UP))
         output = self._products(rows, tensors, (record.DOWN,))
         rooms = self._rooms(rows * 4 * shapes.width, projected, output)
-        program.set(columns=shapes.columns, activation=_ACTIVATIONS[shapes.activation])
+        program.set(columns=shapes.columns, **_activation(shapes))
         begin = self._place(program, rooms, projected, output, 4 * shapes.width, None, record.DOWN_BIAS)
         program.finish(
             begin, [program.by_rows(functions.ACTIVATE_GATES)], _steps_of(output), [program.by_rows(functions.FINISH)]
@@ -221,6 +221,11 @@ def _heads(shapes: Shapes) -> dict[str, int]:
         "dim": shapes.head_dim,
         "half": shapes.rotated,
     }
+
+
+def _activation(shapes: Shapes) -> dict[str, int]:
+    alpha, limit = (int(np.float32(number).view(np.uint32)) for number in (shapes.alpha, shapes.limit))
+    return {"activation": _ACTIVATIONS[shapes.activation], "alpha": alpha, "limit": limit}
 
 
 def _results_size(products: Sequence[Product]) -> int:

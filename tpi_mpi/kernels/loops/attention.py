@@ -13,8 +13,8 @@ from tpi_mpi.kernels.kv_cache import PAGE
 from tpi_mpi.kernels.loops.atomics import call
 from tpi_mpi.kernels.loops.jit import helper, reordering
 from tpi_mpi.kernels.loops.memory import array_at, stack
-from tpi_mpi.kernels.loops.pieces import exponential
-from tpi_mpi.kernels.loops.rows import own_heads, own_segment, page_at, record_at, segment_at
+from tpi_mpi.kernels.loops.pieces import exponential, number_of
+from tpi_mpi.kernels.loops.rows import own_heads, own_segment, page_at, record_at, segment_at, tensor
 from tpi_mpi.kernels.loops.states import pack_height
 from tpi_mpi.kernels.records import product as record
 from tpi_mpi.kernels.records.block import (
@@ -32,6 +32,7 @@ from tpi_mpi.kernels.records.block import (
     QUERY_ROOM,
     ROWS_TOGETHER,
     SEGMENTS_COUNT,
+    SINKS,
     SPAN,
     SPLIT,
     STATES,
@@ -295,15 +296,31 @@ def combine(first, stop, address):
             first_head, count = own_heads(r, kv_head)
             for head in range(count):
                 place = r[STATES] + 4 * dim * (row * r[HEADS] + first_head + head)
-                _combine_one(r, s, array_at(place, dim, np.float32), kv_head, (row - s[FIRST_ROW]) * count + head)
+                total = _whole(r, s, kv_head, (row - s[FIRST_ROW]) * count + head)
+                _divide(total, tensor(r, SINKS), first_head + head, array_at(place, dim, np.float32))
 
 
 @helper
-def _combine_one(r, s, result, kv_head, row):
+def _whole(r, s, kv_head, row):
+    """The total of all spans."""
     total = _total(r, s, kv_head, 0, row)
     if r[SPLIT] != 0:
         for place in range(1, s[SPANS]):
             join(total, _total(r, s, kv_head, place, row))
-    weight = total[len(total) - EXTRA + 1]
+    return total
+
+
+@helper
+def _divide(total, sinks, head, result):
+    """A total by the weight of all positions, and of the head's sink, if there is one."""
+    most = len(total) - EXTRA
+    weight = total[most + 1]
+    if sinks != 0:
+        sink = number_of(sinks, head)
+        largest = max(total[most], sink)  # exponentials of what is not positive alone do not overflow
+        share = exponential(total[most] - largest)
+        weight = weight * share + exponential(sink - largest)
+        for i in range(most):
+            total[i] *= share
     for i in range(len(result)):
         result[i] = total[i] / weight

@@ -13,7 +13,7 @@ from tpi_mpi.kernels.loops.jit import helper, reordering
 from tpi_mpi.kernels.loops.memory import array_at, half_bits, half_value
 from tpi_mpi.kernels.loops.states import rounded
 from tpi_mpi.kernels.operand import KINDS
-from tpi_mpi.kernels.records.block import GELU_TANH, RELU, SILU
+from tpi_mpi.kernels.records.block import CLAMPED_SWIGLU, GELU_TANH, RELU, SILU
 
 BFLOAT16, FLOAT16, FLOAT32 = (KINDS[dtype] for dtype in ("bfloat16", "float16", "float32"))
 
@@ -42,6 +42,16 @@ def add_vector(own, vector):
     else:
         for i in range(len(own)):
             own[i] += half_value(bits[i])
+
+
+@helper
+def number_of(vector, index):
+    """One number of a vector, which must be there."""
+    arguments = array_at(vector, 2, np.int64)
+    if arguments[1] == FLOAT32:
+        return array_at(arguments[0], index + 1, np.float32)[index]
+    bits = array_at(arguments[0], index + 1, np.uint16)[index]
+    return _widened(bits) if arguments[1] == BFLOAT16 else half_value(bits)
 
 
 @helper
@@ -147,8 +157,11 @@ def clear_columns(matrix, kind, first, stop, rows, columns):
 
 
 @helper
-def gate(gates, ups, activation):
-    """Replaces gates (n,) by activation(gate) * up."""
+def gate(gates, ups, activation, alpha, limit):
+    """Replaces gates (n,) by activation(gate) * up.
+
+    alpha, limit: of that activation, if it has them.
+    """
     if activation == SILU:
         for i in range(len(gates)):
             gates[i] = gates[i] * _sigmoid(gates[i]) * ups[i]
@@ -159,10 +172,20 @@ def gate(gates, ups, activation):
         for i in range(len(gates)):
             x = gates[i]
             gates[i] = x * _sigmoid(_TANH_FACTOR * (x + _TANH_CUBIC * x * x * x)) * ups[i]
+    elif activation == CLAMPED_SWIGLU:
+        for i in range(len(gates)):
+            x, up = _at_most(gates[i], limit), -_at_most(-_at_most(ups[i], limit), limit)
+            gates[i] = x * _sigmoid(alpha * x) * (up + _ONE)
     else:
         for i in range(len(gates)):
             x = gates[i]
             gates[i] = np.float32(x * 0.5 * (1.0 + erf(x * _ROOT_HALF))) * ups[i]
+
+
+@helper
+def _at_most(x, limit):
+    """What is no number stays none."""
+    return limit if x > limit else x
 
 
 @helper

@@ -21,6 +21,7 @@ from tpi_mpi.kernels.loops.pieces import (
 from tpi_mpi.kernels.loops.states import pack_height
 from tpi_mpi.kernels.records.block import (
     ACTIVATION,
+    ALPHA,
     CACHE,
     COLUMNS,
     COSINES,
@@ -41,6 +42,7 @@ from tpi_mpi.kernels.records.block import (
     KEY_NORM,
     KIND,
     KV_HEADS,
+    LIMIT,
     NORM,
     OWN_SEGMENTS,
     PAGE_BYTES,
@@ -99,8 +101,9 @@ def tensor(r, slot):
 
 
 @helper
-def _eps(r):
-    return np.uint32(r[EPS]).view(np.float32)
+def _float(bits):
+    """The float32 with these bits."""
+    return np.uint32(bits).view(np.float32)
 
 
 @helper
@@ -114,7 +117,7 @@ def normalise_rows(first, stop, address):
     width = r[WIDTH]
     for row in range(first, stop):
         states = _row(r[STATES], row, 4 * width, width)
-        normalise(_row(r[HIDDEN], row, 4 * width, width), tensor(r, NORM), _eps(r), states)
+        normalise(_row(r[HIDDEN], row, 4 * width, width), tensor(r, NORM), _float(r[EPS]), states)
 
 
 @helper
@@ -155,7 +158,7 @@ def _turn(r, states, cosines, sines, norm):
     for start in range(0, len(states), dim):
         own = states[start : start + dim]
         if norm != 0:
-            normalise(own, norm, _eps(r), own)
+            normalise(own, norm, _float(r[EPS]), own)
         rotate(own, cosines, sines)
 
 
@@ -205,7 +208,7 @@ def activate(first, stop, address):
         ups = _row(r[SECOND], row, r[SECOND_STEP], columns)
         add_vector(gates, tensor(r, GATE_BIAS))
         add_vector(ups, tensor(r, UP_BIAS))
-        gate(gates, ups, r[ACTIVATION])
+        gate(gates, ups, r[ACTIVATION], _float(r[ALPHA]), _float(r[LIMIT]))
 
 
 def finish(first, stop, address):

@@ -19,6 +19,8 @@
     COLUMNS,
     EPS,  # the bits of a float32
     ACTIVATION,
+    ALPHA,  # of the activation: the bits of a float32
+    LIMIT,
     STATES,  # address: float32 (rows, width), or what else is multiplied
     HEADS,
     KV_HEADS,
@@ -48,16 +50,17 @@
     FINAL_STEP,  # bytes from row to row of the last product's results
     FINAL_BIAS,  # where the table has its bias
     RECORD,
-) = range(CALL, CALL + 34)
+) = range(CALL, CALL + 36)
 """The places of a record's numbers, which are int64, and how many there are."""
 
-NORM, QUERY, KEY, VALUE, OUTPUT, QUERY_BIAS, KEY_BIAS, VALUE_BIAS, OUTPUT_BIAS, QUERY_NORM, KEY_NORM = range(11)
+NORM, QUERY, KEY, VALUE, OUTPUT = range(5)
+QUERY_BIAS, KEY_BIAS, VALUE_BIAS, OUTPUT_BIAS, QUERY_NORM, KEY_NORM, SINKS = range(5, 12)
 """The places of an attention block's tensors in the table."""
 
 GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS = range(1, 7)
 """Those of a feed-forward block's, after its norm."""
 
-SILU, RELU, GELU, GELU_TANH = range(4)
+SILU, RELU, GELU, GELU_TANH, CLAMPED_SWIGLU = range(5)
 """Activations."""
 
 PART = 256
