@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tpi_mpi.kernels.blocks import Blocks, Segments, Shapes
+from tpi_mpi.kernels.experts.slow_mixture import SlowMixture
 from tpi_mpi.kernels.formats import TILE, Format, Tiled
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged, Operand, Vector
@@ -105,11 +106,16 @@ class FallbackBlocks:
 
     @torch.inference_mode()
     def feed_forward(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
-        norm, gate, up, down, gate_bias, up_bias, down_bias = tensors.tensors
-        states = self._norm(norm, torch.from_numpy(hidden))
-        gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
-        mixed = torch.stack([gated(self._shapes, *pair) for pair in zip(gates, ups, strict=True)])
-        return self._product(mixed, down, down_bias).numpy()
+        norm, *others = tensors.tensors
+        return self._gated(self._norm(norm, torch.from_numpy(hidden)), others)
+
+    @torch.inference_mode()
+    def mixture(self, tensors: Arranged, hidden: np.ndarray, partial: np.ndarray | None = None) -> SlowMixture:
+        return SlowMixture(self._shapes, tensors, hidden, partial, self._expert)
+
+    @torch.inference_mode()
+    def _expert(self, states: np.ndarray, tensors: Sequence[Operand | Vector | None]) -> np.ndarray:
+        return self._gated(torch.from_numpy(states), tensors)
 
     @torch.inference_mode()
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
@@ -121,6 +127,13 @@ class FallbackBlocks:
         projected = rows * (6 * shapes.width + 4 * shapes.columns + 6 * mixed)
         widened = 4 * shapes.kv_heads * longest * shapes.head_dim  # keys and values in float32, and as stored
         return 4 * (projected + widened + shapes.heads * rows * longest)
+
+    def _gated(self, states: torch.Tensor, tensors: Sequence[Operand | Vector | None]) -> np.ndarray:
+        """What a feed-forward block, or an expert, makes of normalised states."""
+        gate, up, down, gate_bias, up_bias, down_bias = tensors
+        gates, ups = self._product(states, gate, gate_bias), self._product(states, up, up_bias)
+        mixed = torch.stack([gated(self._shapes, *pair) for pair in zip(gates, ups, strict=True)])
+        return self._product(mixed, down, down_bias).numpy()
 
     def _norm(self, weight: Vector, states: torch.Tensor) -> torch.Tensor:
         rows, scale = states.reshape(-1, states.shape[-1]), _widened(weight)  # one by one, like everything here

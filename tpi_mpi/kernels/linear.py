@@ -59,16 +59,22 @@ def compiling_announced(announce: Callable[[], None]) -> AbstractContextManager[
     return library().announced(announce)
 
 
-def prepare(layouts: Iterable[Tiled], planes: int, cached: Iterable[Tiled] = (), dtypes: Iterable[str] = ()) -> None:
+def prepare(
+    layouts: Iterable[Tiled],
+    planes: int,
+    cached: Iterable[Tiled] = (),
+    dtypes: Iterable[str] = (),
+    experts: bool = False,
+) -> None:
     """Loads whatever computes with matrices in these layouts, and converts numbers of these dtypes.
 
     What has not been compiled yet is, all of it at once. planes: as of :func:`open_linear`. cached: layouts of keys
-    and values.
+    and values. experts: whether there are any; their matrices are among the others.
     """
     if kernels_available():
         from tpi_mpi.kernels.compiled.functions import load, needed
 
-        load(needed(layouts, planes, cached, dtypes))
+        load(needed(layouts, planes, cached, dtypes, experts))
 
 
 def open_linear(threads: int = 1, planes: int = 2) -> Linear:

@@ -9,4 +9,6 @@ multiplier  products of whoever has arrays
 segments    whose positions the rows of a block are
 blocks      the steps of a block, prepared once and run by one call
 reading     memory read for its rate
+
+experts/ has mixtures of experts.
 """

@@ -2,11 +2,14 @@
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from tpi_mpi.kernels.blocks import Segments, Shapes
 from tpi_mpi.kernels.compiled import functions
+from tpi_mpi.kernels.compiled.experts.mixture import CompiledMixture, Mixtures
+from tpi_mpi.kernels.compiled.experts.templates import Templates
 from tpi_mpi.kernels.compiled.functions import Function, product_of
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
@@ -102,6 +105,14 @@ class CompiledBlocks:
         _SHORT_CALL.pack_into(program.record, 0, tensors.address, address_of(hidden), address_of(partial))
         program.run(self._control)
         return partial
+
+    def mixture(self, tensors: Arranged, hidden: np.ndarray, partial: np.ndarray | None = None) -> CompiledMixture:
+        return self._mixtures.made(tensors, hidden, partial)
+
+    @cached_property
+    def _mixtures(self) -> Mixtures:
+        templates = Templates(self._choose, self._cpu, _activation(self._shapes))
+        return Mixtures(self._control, self._threads, self._scratch, self._shapes, templates)
 
     def normalise(self, tensors: Arranged, hidden: np.ndarray) -> np.ndarray:
         key, result = (len(hidden),), np.empty_like(hidden)

@@ -54,6 +54,13 @@ ATTEND, COMBINE = (Function("attention", name) for name in ("attend", "combine")
 NARROW, WIDEN, ADD, SCALE, UNSCALE, ADD_SCALED = (
     Function("numbers", name, arguments=4) for name in ("narrow", "widen", "add", "scale", "unscale", "add_scaled")
 )
+NORMALISE_EXACTLY, FIND_LOGITS, CHOOSE = (
+    Function("experts.router", name) for name in ("normalise_exactly", "find_logits", "choose")
+)
+DEAL, ADD_UP = (Function("experts.deal", name) for name in ("deal", "add_up"))
+GROUPED = Function("experts.parts", "grouped")
+GATHER, ADD_BIAS = (Function("experts.mixture", name) for name in ("gather", "add_bias"))
+ADD_EXPERTS = Function("experts.mixture", "add_experts", arguments=2)
 SEARCH = Function("search", "search", arguments=1)
 READ_PIECES = Function("reading", "read_pieces")
 
@@ -72,21 +79,37 @@ _BLOCKS = (
     COMBINE,
     FINISH,
 )
+_EXPERTS = (
+    NORMALISE_EXACTLY,
+    FIND_LOGITS,
+    CHOOSE,
+    DEAL,
+    ADD_UP,
+    GROUPED,
+    GATHER,
+    ADD_BIAS,
+    ADD_EXPERTS,
+)
 _CONVERTING = {"int8": (SCALE, UNSCALE, ADD_SCALED), **dict.fromkeys(("bfloat16", "float16"), (NARROW, WIDEN, ADD))}
 
 
 def needed(
-    layouts: Iterable[Tiled], planes: int, cached: Iterable[Tiled] = (), dtypes: Iterable[str] = ()
+    layouts: Iterable[Tiled],
+    planes: int,
+    cached: Iterable[Tiled] = (),
+    dtypes: Iterable[str] = (),
+    experts: bool = False,
 ) -> list[Function]:
     """What computes blocks with matrices in these layouts, and converts numbers of these dtypes.
 
     planes: bytes of a state where weights are multiplied as integers. cached: layouts of keys and values.
+    experts: whether there are any; their matrices are among the others.
     """
     kernels = [choose(layout, planes, this_cpu()) for layout in layouts]
     kernels += [choose_exact(layout, this_cpu()) for layout in cached]
     products = [function for kernel in kernels for function in (product_of(kernel), order_of(kernel))]
     converting = [function for dtype in dtypes for function in _CONVERTING.get(dtype, ())]
-    return list(dict.fromkeys([*products, *_BLOCKS, *converting]))
+    return list(dict.fromkeys([*products, *_BLOCKS, *(_EXPERTS if experts else ()), *converting]))
 
 
 def load(functions: Iterable[Function]) -> None:

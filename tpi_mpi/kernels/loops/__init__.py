@@ -14,4 +14,6 @@ attention  attention
 numbers    float32 from and to what is stored or sent
 reading    memory read for its rate
 search     the search for the scales of int8 and int4
+
+experts/ has mixtures of experts.
 """

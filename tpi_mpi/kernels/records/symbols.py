@@ -6,5 +6,5 @@ NEVER_CALLED = """
 """.split()
 """What Numba provides to functions that raise exceptions or allocate memory. Compiled functions do neither."""
 
-OF_THE_SYSTEM = "abort clock_gettime erf memcpy memset sched_yield sqrtf syscall usleep".split()
+OF_THE_SYSTEM = "abort clock_gettime erf memcpy memset sched_yield sqrt sqrtf syscall usleep".split()
 """Functions of C."""

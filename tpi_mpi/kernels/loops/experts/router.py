@@ -1,0 +1,188 @@
+"""Which experts are chosen for which rows; see :mod:`tpi_mpi.kernels.experts.routing`, which says the same plainly.
+
+Each step is given the address of a record: :mod:`tpi_mpi.kernels.records.mixture`.
+"""
+
+import numpy as np
+
+from tpi_mpi.kernels.experts.routing import ALMOST_NOTHING, PARTS
+from tpi_mpi.kernels.loops.experts.exact import (
+    add_products,
+    add_squares,
+    exact_exponential,
+    exact_sigmoid,
+    total_of,
+)
+from tpi_mpi.kernels.loops.jit import helper
+from tpi_mpi.kernels.loops.memory import array_at, stack
+from tpi_mpi.kernels.loops.pieces import FLOAT32, number_of
+from tpi_mpi.kernels.records.mixture import (
+    BIAS,
+    CHOSEN,
+    CORRECTION,
+    EPS,
+    EXPERTS,
+    EXPERTS_TOGETHER,
+    HIDDEN,
+    LOGITS,
+    NORM,
+    NORMALISED,
+    RECORD,
+    ROUTER,
+    ROWS,
+    SCALE,
+    SCORING,
+    SHARES,
+    SIGMOID,
+    SOFTMAX_OF_CHOSEN,
+    STATES,
+    TABLE,
+    TOP_K,
+    WIDTH,
+)
+
+# States that are made float64 at a time, for several experts; and room for them, and for partial sums, in float32.
+_CHUNK = 16 * PARTS
+_CHUNK_ROOM, _PARTS_ROOM = 2 * _CHUNK, 2 * PARTS * EXPERTS_TOGETHER
+
+
+@helper
+def mixture_at(address):
+    return array_at(address, RECORD, np.int64)
+
+
+@helper
+def _tensor(m, slot):
+    """The address of a tensor's arguments; 0 where the router has none."""
+    return array_at(m[TABLE], slot + 1, np.int64)[slot]
+
+
+@helper
+def _float(bits):
+    """The float64 with these bits."""
+    return np.int64(bits).view(np.float64)
+
+
+def normalise_exactly(first, stop, address):
+    """Hidden states to normalised ones, row by row."""
+    m = mixture_at(address)
+    width, norm = m[WIDTH], _tensor(m, NORM)
+    parts = array_at(stack(_PARTS_ROOM), PARTS, np.float64)
+    for row in range(first, stop):
+        own = array_at(m[HIDDEN] + 4 * width * row, width, np.float32)
+        result = array_at(m[STATES] + 4 * width * row, width, np.float32)
+        parts[:] = 0
+        add_squares(parts, own)
+        inverse = 1.0 / np.sqrt(total_of(parts) / np.float64(width) + _float(m[EPS]))
+        for i in range(width):
+            result[i] = np.float32(np.float64(own[i]) * inverse * np.float64(number_of(norm, i)))
+
+
+def find_logits(first, stop, address):
+    """item: a row and some experts; those of all rows with the same experts follow each other."""
+    m = mixture_at(address)
+    width, rows = m[WIDTH], m[ROWS]
+    router = array_at(_tensor(m, ROUTER), 2, np.int64)
+    kind = router[1]
+    step = width * (4 if kind == FLOAT32 else 2)
+    wide = array_at(stack(_CHUNK_ROOM), _CHUNK, np.float64)
+    parts = array_at(stack(_PARTS_ROOM), EXPERTS_TOGETHER * PARTS, np.float64)
+    for item in range(first, stop):
+        row, first_expert = item % rows, item // rows * EXPERTS_TOGETHER
+        count = min(EXPERTS_TOGETHER, m[EXPERTS] - first_expert)
+        states = array_at(m[STATES] + 4 * width * row, width, np.float32)
+        parts[:] = 0
+        for start in range(0, width, _CHUNK):
+            size = min(_CHUNK, width - start)
+            for i in range(size):
+                wide[i] = np.float64(states[start + i])
+            for expert in range(count):
+                weights = router[0] + (first_expert + expert) * step + start * (step // width)
+                add_products(parts[expert * PARTS : (expert + 1) * PARTS], wide[:size], weights, kind)
+        logits = array_at(m[LOGITS] + 8 * m[EXPERTS] * row, m[EXPERTS], np.float64)
+        for expert in range(count):
+            logits[first_expert + expert] = total_of(parts[expert * PARTS : (expert + 1) * PARTS])
+
+
+def choose(first, stop, address):
+    """Logits to chosen experts and their shares, row by row. The logits are lost."""
+    m = mixture_at(address)
+    count, most = m[EXPERTS], m[TOP_K]
+    for row in range(first, stop):
+        scores = array_at(m[LOGITS] + 8 * count * row, count, np.float64)
+        chosen = array_at(m[CHOSEN] + 8 * most * row, most, np.int64)
+        shares = array_at(m[SHARES] + 4 * most * row, most, np.float32)
+        _score(m, scores)
+        _choose(scores, _tensor(m, CORRECTION), chosen)
+        _share(m, scores, chosen, shares)
+
+
+@helper
+def _score(m, scores):
+    """Logits to what the choice is made by."""
+    bias = _tensor(m, BIAS)
+    if bias != 0:
+        for i in range(len(scores)):
+            scores[i] += np.float64(number_of(bias, i))
+    if m[SCORING] == SIGMOID:
+        for i in range(len(scores)):
+            scores[i] = exact_sigmoid(scores[i])
+
+
+@helper
+def _choose(scores, correction, chosen):
+    """The numbers of the largest scores, ascending; of equal ones, the lower numbers."""
+    most = len(chosen)
+    for i in range(len(scores)):
+        key, place = _key(scores, correction, i), min(i, most)
+        while place > 0 and key > _key(scores, correction, chosen[place - 1]):
+            if place < most:
+                chosen[place] = chosen[place - 1]
+            place -= 1
+        if place < most:
+            chosen[place] = i
+    for i in range(1, most):  # by their numbers
+        expert, place = chosen[i], i
+        while place > 0 and chosen[place - 1] > expert:
+            chosen[place] = chosen[place - 1]
+            place -= 1
+        chosen[place] = expert
+
+
+@helper
+def _key(scores, correction, expert):
+    key = scores[expert]
+    if correction != 0:
+        key += np.float64(number_of(correction, expert))
+    return key if key == key else -np.inf
+
+
+@helper
+def _share(m, scores, chosen, shares):
+    """How much each chosen expert counts. The scores are lost."""
+    if m[SCORING] != SIGMOID:
+        _softmax(scores, chosen, m[SCORING] == SOFTMAX_OF_CHOSEN)
+    total = 1.0
+    if m[NORMALISED] != 0 and m[SCORING] != SOFTMAX_OF_CHOSEN:
+        total = 0.0
+        for i in range(len(chosen)):
+            total += scores[chosen[i]]
+        total += ALMOST_NOTHING if m[SCORING] == SIGMOID else 0.0
+    for i in range(len(chosen)):
+        shares[i] = np.float32(scores[chosen[i]] / total * _float(m[SCALE]))
+
+
+@helper
+def _softmax(scores, chosen, of_chosen):
+    """Logits to their softmax, in their place; of the chosen ones alone, if so asked."""
+    count = len(chosen) if of_chosen else len(scores)
+    largest, total = -np.inf, 0.0
+    for i in range(count):
+        score = scores[chosen[i] if of_chosen else i]
+        largest = score if score > largest else largest
+    for i in range(count):
+        place = chosen[i] if of_chosen else i
+        scores[place] = exact_exponential(scores[place] - largest)
+        total += scores[place]
+    for i in range(count):
+        scores[chosen[i] if of_chosen else i] /= total
