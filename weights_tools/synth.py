@@ -47,24 +47,14 @@ def synth_parser() -> Parser:
 
 def synth(arguments: Sequence[str] | None = None) -> None:
     options = synth_parser().parse_args(arguments)
-    if (options.like is None) == (options.config is None):
-        raise UserError("give either --like NAME or --config FILE")
-
-    from tpi_mpi.model.config import ModelConfig
-
-    config = ModelConfig.from_keys(_config_keys(options), "the config")
     _check(options)
-    habits = habits_of(config, options.expert_skew, options.expert_persistence)
+    formats, source = random_source(options)
 
-    from tpi_mpi.model.blocks import sources_of
-    from tpi_mpi.model.partition import Partition
     from weights_tools.common.target_directory import prepare_for_checkpoint, prepare_for_slabs
     from weights_tools.splitting.cut import cut
-    from weights_tools.synthesis.random_source import RandomSource, layer_links, write_checkpoint, write_small_files_of
+    from weights_tools.synthesis.random_source import layer_links, write_checkpoint, write_small_files_of
 
-    plain = dict.fromkeys(sources_of(config, Partition.of(config, 1)), _plain_format(options))
-    formats = stored_formats(options, plain)
-    source = RandomSource(options.like or options.config.resolve().parent.name, config, formats, options.seed, habits)
+    config = source.config
     if options.ranks is None:
         source.check_names()
         prepare_for_checkpoint(options.out, options.force)
@@ -77,6 +67,24 @@ def synth(arguments: Sequence[str] | None = None) -> None:
         prepare_for_slabs(options.out, options.force)
         write_small_files_of(config, options.out)
         cut(source, options.out, partition, replace(formats, sources=source.formats), links)
+
+
+def random_source(options: Namespace):
+    """The formats and the weights that the options ask for. Raises UserError if they do not fit together."""
+    if (options.like is None) == (options.config is None):
+        raise UserError("give either --like NAME or --config FILE")
+
+    from tpi_mpi.model.blocks import sources_of
+    from tpi_mpi.model.config import ModelConfig
+    from tpi_mpi.model.partition import Partition
+    from weights_tools.synthesis.random_source import RandomSource
+
+    config = ModelConfig.from_keys(_config_keys(options), "the config")
+    habits = habits_of(config, options.expert_skew, options.expert_persistence)
+    plain = dict.fromkeys(sources_of(config, Partition.of(config, 1)), _plain_format(options))
+    formats = stored_formats(options, plain)
+    name = options.like or options.config.resolve().parent.name
+    return formats, RandomSource(name, config, formats, options.seed, habits)
 
 
 def _check(options: Namespace) -> None:
