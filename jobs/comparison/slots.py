@@ -11,7 +11,11 @@ Each sequence has a cache of its own, which is up to 6 percent faster than one f
 less memory, since llama.cpp rounds the length of each cache up to 256 tokens.
 
 decode_s are the seconds of the steps that came after the prompts, and decode_tokens what those made; generate_s are the
-seconds of all, and new_tokens all that were made. Times include the choice of tokens. Needs llama-cpp-python.
+seconds of all, and new_tokens all that were made; steps has the seconds of every step after the prompts, and the bytes
+that it read from disks. Times include the choice of tokens. Needs llama-cpp-python.
+
+llama.cpp copies matrices of some formats into an order that suits its kernels, which takes as much memory as they have
+bytes. With --mapped it leaves all where the file is mapped, so that a model may be larger than memory.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +49,14 @@ class Token(NamedTuple):
 class Slots:
     """A model, and room for sequences that it continues together.
 
-    length: most tokens of a sequence. one_cache: for all, instead of one for each.
+    length: most tokens of a sequence. one_cache: for all, instead of one for each. mapped: whether all weights stay
+        where the file is mapped.
     """
 
-    def __init__(self, model: Path, count: int, length: int, threads: int, one_cache: bool):
+    def __init__(self, model: Path, count: int, length: int, threads: int, one_cache: bool, mapped: bool):
         settings = llama_cpp.llama_model_default_params()
         settings.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
+        settings.use_extra_bufts = not mapped
         loaded = llama_cpp.llama_model_load_from_file(str(model).encode(), settings)
         if not loaded:
             raise SystemExit(f"llama.cpp could not load {model}; its messages say why")
@@ -94,22 +101,32 @@ def prompt_steps(prompts: Sequence[Sequence[int]]) -> list[list[Token]]:
     return [tokens[start : start + MOST] for start in range(0, len(tokens), MOST)]
 
 
-def continued(slots: Slots, prompts: Sequence[Sequence[int]], count: int) -> dict:
-    """The tokens that follow the prompts, and the seconds they took."""
+def continued(slots: Slots, prompts: Sequence[Sequence[int]], count: int, given: Sequence[int]) -> dict:
+    """The tokens that follow the prompts, and the seconds they took. given: what is put in place of the first ones."""
     began = time.perf_counter()
     found = [[token for step in prompt_steps(prompts) for token in slots.step(step)]]
     prompted = time.perf_counter()
+    moments = [(prompted, read_bytes())]
     for done in range(count - 1):
-        step = [Token(id, len(prompts[slot]) + done, slot, True) for slot, id in enumerate(found[-1])]
+        latest = [given[done]] * len(prompts) if done < len(given) else found[-1]
+        step = [Token(id, len(prompts[slot]) + done, slot, True) for slot, id in enumerate(latest)]
         found.append(slots.step(step))
+        moments.append((time.perf_counter(), read_bytes()))
     ended = time.perf_counter()
     return {
         "generate_s": ended - began,
         "new_tokens": len(prompts) * count,
         "decode_s": ended - prompted,
         "decode_tokens": len(prompts) * (count - 1),
+        "steps": [(now - then, after - before) for (then, before), (now, after) in pairwise(moments)],
         "token_ids": [list(tokens) for tokens in zip(*found, strict=True)],
     }
+
+
+def read_bytes() -> int:
+    """That this process has had read from disks so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("read_bytes:")).split()[1])
 
 
 @llama_cpp.llama_log_callback
@@ -126,14 +143,18 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=8, help="for each prompt, at least 2 (default: 8)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--one-cache", action="store_true", help="for all sequences, instead of one for each")
+    given = "token ids that follow each prompt, whatever is chosen; what would have been chosen is printed all the same"
+    parser.add_argument("--given", metavar="IDS", type=json.loads, default=[], help=given)
+    parser.add_argument("--mapped", action="store_true", help="copy no weights into another order")
     options = parser.parse_args()
 
     llama_cpp.llama_log_set(show_error, ctypes.c_void_p())
     began = time.perf_counter()
     length = max(map(len, options.prompts)) + options.new_tokens
-    slots = Slots(options.model, len(options.prompts), length, options.threads, options.one_cache)
+    count, one_cache = len(options.prompts), options.one_cache
+    slots = Slots(options.model, count, length, options.threads, one_cache, options.mapped)
     load = time.perf_counter() - began
-    result = continued(slots, options.prompts, options.new_tokens)
+    result = continued(slots, options.prompts, options.new_tokens, options.given)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"load_s": load, "peak_rss_bytes": peak, **result}))
 
