@@ -177,7 +177,7 @@ def own_cells(took: dict, in_memory: float) -> list[str]:
     bound = max(usage.needed / usage.disk, in_memory)
     hits = "" if usage.hits is None else f"{100 * usage.hits:.1f} %"
     disks = ", ".join(f"{rate / 1e9:.2f}" for rate in usage.rates)
-    times = [f"{1e3 * cold:.0f}", f"{1e3 * warm:.0f}", f"{1e3 * bound:.0f}", f"{warm / bound:.2f}" if bound else ""]
+    times = [*map(milliseconds, (cold, warm, bound)), f"{warm / bound:.2f}" if bound else ""]
     return [*times, hits, f"{usage.read / 1e6:.0f}", disks]
 
 
@@ -185,13 +185,17 @@ def rival_cells(memory: int, ours: dict, theirs: dict) -> list[str]:
     if not theirs:
         return ["was killed, or failed, or gave up", *[""] * 5]
     cold, warm = map(statistics.mean, theirs["seconds"])
-    cells = [f"{1e3 * cold:.0f}", f"{1e3 * warm:.0f}", f"{theirs['read_bytes'] / 1e6:.0f}"]
+    cells = [milliseconds(cold), milliseconds(warm), f"{theirs['read_bytes'] / 1e6:.0f}"]
     if not ours:
         return [*cells, "", "", ""]
     pairs = list(zip(ours["token_ids"], theirs["token_ids"], strict=False))
     same, distinct = sum(own == other for own, other in pairs), len(set(ours["token_ids"]))
     ratio = statistics.mean(ours["seconds"][1]) / warm
     return [*cells, f"{ratio:.2f}", f"{same} of {len(pairs)}", f"{distinct} of {len(ours['token_ids'])}"]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{1 if seconds < 0.1 else 0}f}"
 
 
 @dataclass(frozen=True)
