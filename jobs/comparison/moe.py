@@ -14,9 +14,10 @@ With --in-memory, nothing is limited: medians of the rounds and, in parentheses,
 every program runs in turn; a ratio is the median of those to llama.cpp in the same round. llama.cpp multiplies with
 activations of 8 bits, and so does this program, unless --activations int16 is given.
 
-Greedy continuations of random weights often repeat one token, and then its experts: the table says how many different
-ones came. With --tokens random, both programs are given the same random ones whatever they choose; or those of a file,
-a JSON list: first the prompt's.
+The prompt counts, and so does its continuation: weights_tools.synth makes it so, and how much of a choice of experts is
+kept from one id to the next (--persistence, --skew; docs/performance.md). With --tokens random, both programs are given
+the same random ids instead, whatever they choose; or those of a file, a JSON list: first the prompt's. Other figures of
+the weights need another WORK.
 
 Needs root (for memory cgroups), a C++ compiler and cmake (for llama.cpp), this project installed, and a machine that
 does nothing else.
@@ -40,6 +41,7 @@ from programs import HERE, attempted, drop_from_page_cache, environment, limited
 from rounds import show_spread, spread
 
 RIVAL = "llama.cpp q4_0"
+FIRST = 1000  # id of a prompt that counts
 
 
 class Mixture:
@@ -50,7 +52,9 @@ class Mixture:
         self.work.mkdir(parents=True, exist_ok=True)
         shape = ["--config", options.config] if options.config else ["--like", options.like]
         layers = ["--layers", str(options.layers)] if options.layers else []
-        self._like = [*shape, *layers, "--dtype", "int4", "--seed", str(options.seed)]
+        habits = {"--expert-skew": options.skew, "--expert-persistence": options.persistence}
+        given = [word for key, value in habits.items() if value is not None for word in (key, str(value))]
+        self._like = [*shape, *layers, *given, "--dtype", "int4", "--seed", str(options.seed)]
         self._suffix = f"-{options.layers}-layers" if options.layers else ""
 
     @cached_property
@@ -144,16 +148,15 @@ def streaming(mixture: Mixture, options: argparse.Namespace) -> None:
 
 
 def task(mixture: Mixture, options: argparse.Namespace, parts: Sequence[int], memory: int = 0) -> Task:
-    """A prompt, and what follows it. Of a file, the tokens are one after another; else they are random."""
-    count, ranks = options.prompt_tokens, options.ranks[0]
-    if options.tokens in ("own", "random"):
-        ids = (
-            np.random.default_rng(options.seed).integers(mixture.words(ranks), size=count + sum(options.parts)).tolist()
-        )
+    """A prompt, and what follows it: of a file, the tokens are one after another."""
+    count, longest = options.prompt_tokens, options.prompt_tokens + sum(options.parts)
+    if options.tokens == "own":
+        ids = list(range(FIRST, FIRST + count))
+    elif options.tokens == "random":
+        ids = np.random.default_rng(options.seed).integers(mixture.words(options.ranks[0]), size=longest).tolist()
     else:
         ids = json.loads(Path(options.tokens).read_text())
-    given = [] if options.tokens == "own" else ids[count : count + sum(parts)]
-    return Task(ids[:count], given, parts, options.threads, options.seconds, memory)
+    return Task(ids[:count], ids[count : count + sum(parts)], parts, options.threads, options.seconds, memory)
 
 
 def streaming_table(results: Sequence[dict]) -> Iterator[str]:
@@ -266,6 +269,8 @@ def arguments() -> argparse.Namespace:
     add("--config", metavar="FILE", type=Path, help="any other config.json of qwen3_moe")
     add("--layers", type=int, help="make only this many")
     add("--seed", type=int, default=0, help="of the weights, and of random tokens")
+    add("--skew", type=float, help="that of weights_tools.synth (default: its own)")
+    add("--persistence", type=float, help="that of weights_tools.synth (default: its own)")
     add("--in-memory", action="store_true", help="limit nothing, and compare speeds alone")
     add("--memory", type=numbers, default=[0, 8192, 4096, 2048], help="MiB in all, each in turn; 0 for no limit")
     add("--ranks", type=numbers, help="of this program (default: 2; with --in-memory 1,2, each in turn)")
@@ -273,7 +278,7 @@ def arguments() -> argparse.Namespace:
         "--activations", type=lambda text: text.split(","), default=["int8"], help="bits, each in turn with --in-memory"
     )
     add("--threads", type=int, default=os.cpu_count(), help="in all (default: as many as there are cores)")
-    add("--tokens", metavar="own|random|FILE", default="own", help="what follows the prompt (default: own choices)")
+    add("--tokens", metavar="own|random|FILE", default="own", help="what follows the prompt (default: own)")
     add("--prompt-tokens", type=int, default=64)
     add("--parts", type=numbers, default=[64, 64], help="tokens until caches are full, and after (default: 64,64)")
     add("--rival-parts", type=numbers, default=[8, 16], help="those of llama.cpp, but in memory (default: 8,16)")
