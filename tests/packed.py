@@ -10,7 +10,7 @@ import zoo
 from tpi_mpi.kernels.formats import WHOLE_ROW, Format
 from tpi_mpi.kernels.packing import Rows, dequantize
 from tpi_mpi.model import names
-from tpi_mpi.model.blocks import blocks_of
+from tpi_mpi.model.blocks import all_blocks
 from tpi_mpi.model.partition import Partition
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.splitting.conversion import convert
@@ -44,7 +44,7 @@ class PackedCheckpoint:
         self.formats = dict(self._plain.formats)
         self._rows: dict[str, Rows] = {}
         matrices, others = set(), set()
-        for block in blocks_of(self.config, Partition.of(self.config, 1)):
+        for block in all_blocks(self.config, Partition.of(self.config, 1)):
             for spec in block.tensors:
                 (matrices if spec.multiplied else others).add(spec.source)
         for name in matrices - others:

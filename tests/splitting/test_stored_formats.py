@@ -54,8 +54,8 @@ def test_every_format_keeps_its_weights_on_any_number_of_ranks(name, checkpoints
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("case", ["phi3", "llama-biases-tied", "llama-mqa"])
-def test_fused_tied_and_odd_matrices_are_packed_too(case, checkpoints, tmp_path):
+@pytest.mark.parametrize("case", ["phi3", "llama-biases-tied", "llama-mqa", "gpt-oss", "glm4-moe"])
+def test_fused_tied_and_odd_matrices_and_experts_are_packed_too(case, checkpoints, tmp_path):
     source = packed.PackedCheckpoint(checkpoints[case], packed.FORMATS["int4-64-zeros"])
     assert compare(cut_into(source, tmp_path / "slabs", 3), source) == {}
 
