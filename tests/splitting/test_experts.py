@@ -328,3 +328,23 @@ def test_one_expert_is_read_without_the_others(checkpoints, monkeypatch):
     numbers(checkpoint, "model.layers.1.mlp.experts.3.up_proj.weight")
     numbers(checkpoint, "model.layers.1.mlp.experts.3.down_proj.bias")
     assert read == [64 * 192, 64]
+
+
+def test_an_expert_that_the_disk_cannot_deliver_is_named(checkpoints, tmp_path):
+    directory = checkpoints.fresh("qwen3-moe", tmp_path / "checkpoint")
+    checkpoint = Checkpoint(directory)
+    with open(directory / MODEL, "r+b") as file:
+        file.truncate(20_000)
+    name = "model.layers.2.mlp.experts.7.up_proj.weight"
+    with pytest.raises(TpiError, match=rf"tensor {re.escape(name)} in .*{MODEL} cannot be read: the file ends in it"):
+        numbers(checkpoint, name)
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss"])
+def test_experts_may_come_in_any_pieces(name, checkpoints, monkeypatch):
+    checkpoint, expert = Checkpoint(checkpoints[name]), "model.layers.0.mlp.experts.4.gate_proj.weight"
+    whole = numbers(checkpoint, expert)
+    monkeypatch.setattr("weights_tools.common.pieces._WEIGHTS", 16 * 64)
+    pieces = list(checkpoint.pieces(expert, 5, 90))
+    assert [len(piece) for piece in pieces] == [16] * 5 + [5]
+    assert np.array_equal(Rows.joined(pieces).values, whole[5:90])

@@ -17,6 +17,8 @@ SHARED_GATE_PROJ, SHARED_UP_PROJ, SHARED_DOWN_PROJ = (
     f"mlp.shared_experts.{projection}" for projection in ("gate_proj", "up_proj", "down_proj")
 )
 
+_EXPERTS = "mlp.experts."
+
 EMBED_TOKENS, FINAL_NORM, LM_HEAD = "embed_tokens", "norm", "lm_head"
 
 
@@ -32,4 +34,9 @@ def bias_of(module: str) -> str:
 
 def expert_of(projection: str, number: int) -> str:
     """The module of an expert that is called like that of an ordinary feed-forward block."""
-    return projection.replace("mlp.", f"mlp.experts.{number}.")
+    return projection.replace("mlp.", f"{_EXPERTS}{number}.")
+
+
+def is_expert(name: str) -> bool:
+    """Whether a tensor of the model is an expert's."""
+    return f".{_EXPERTS}" in name

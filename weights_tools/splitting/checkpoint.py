@@ -21,7 +21,6 @@ from weights_tools.common.pieces import rows_at_once
 from weights_tools.quantized.quantization import Quantization
 from weights_tools.splitting.checkpoint_config import read_config
 from weights_tools.splitting.conversion import rows_of
-from weights_tools.tensors.slices import Slice
 from weights_tools.tensors.stored import Stored, stored_tensors
 from weights_tools.tensors.translated import translated
 
@@ -70,7 +69,8 @@ class Checkpoint:
         if name in self.quantization.matrices:
             return self.quantization.matrices[name].pieces(start, stop)
         stored = self._tensors[name]
-        return stored.pieces(start, stop) if isinstance(stored, Slice) else self._plain_pieces(stored, start, stop)
+        # to open a file takes longer than to read one of its hundreds of experts
+        return stored.pieces(start, stop) if names.is_expert(name) else self._plain_pieces(stored, start, stop)
 
     def _plain_pieces(self, stored: Stored, start: int, stop: int) -> Iterator[Rows]:
         """Views of the file, which each call maps anew."""

@@ -32,7 +32,10 @@ class Slice(Stored):
         return np.ascontiguousarray(rows[:: self.step])
 
     def pieces(self, start: int, stop: int) -> Iterator[Rows]:
-        """The rows from ``start`` up to ``stop``, some at a time; never more than the expert is in memory."""
+        """Transposed ones are read once, all together: any of their rows is spread over the whole expert."""
+        if not self.transposed:
+            yield from super().pieces(start, stop)
+            return
         numbers = self.read(start, stop)
         step = rows_at_once(prod(self.shape[1:]))
         for first in range(0, len(numbers), step):

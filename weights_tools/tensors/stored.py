@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tpi_mpi.common.errors import TpiError
+from tpi_mpi.kernels.packing import Rows
+from weights_tools.common.pieces import rows_at_once
 
 Loaded = Callable[[int, int], np.ndarray]
 """Gives the rows from one up to but not including another of what has been loaded."""
@@ -57,6 +59,12 @@ class Stored:
         except OSError as error:
             raise TpiError(f"tensor {self.name} in {self.path} cannot be read: {error}") from None
         return numbers
+
+    def pieces(self, start: int, stop: int) -> Iterator[Rows]:
+        """The rows from ``start`` up to ``stop``, some at a time. Raises as :meth:`read` does."""
+        step = rows_at_once(prod(self.shape[1:]))
+        for first in range(start, stop, step):
+            yield Rows(self.read(first, min(first + step, stop)))
 
     def floats(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The same rows as numbers: float16 as it is, all others as float32."""
