@@ -125,6 +125,7 @@ DOORS = {
     "mmap": {
         "tpi_mpi.weights.mapping",
         "tpi_mpi.weights.pages",
+        "tpi_mpi.weights.experts.slots",
         "tpi_mpi.measurement.disk_probe",
         "tpi_mpi.engine.sweep.warmup",
         "weights_tools.splitting.staged_file",
