@@ -100,6 +100,10 @@ class ModelShard:
         partial = self._shared.feed_forward(weights.arranged(_SHARED), hidden) if self._shared else None
         return self._compute.mixture(weights.arranged(_ROUTER), hidden, partial)
 
+    def choice(self, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
+        """The experts that a layer's router chooses for hidden states (T, hidden_size): int64 (T, top_k)."""
+        return self._compute.mixture(weights.arranged(_ROUTER), hidden).chosen
+
     def final_norm(self, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
         """The final norm of hidden states (T, hidden_size); its weight comes with the first slice of the head."""
         return self._compute.normalise(weights.arranged(_HEAD), hidden)

@@ -83,6 +83,12 @@ class SlidingWindow:
         """
         return _Use(self, name)
 
+    def peek(self, name: str) -> Tensors | None:
+        """The tensors of a pinned block, out of turn; None if it is not pinned, or not in memory yet."""
+        with self._changed:
+            present = name in self._plan.pinned and name in self._present
+            return self._present[name].tensors if present else None
+
     def begin(self, name: str) -> Tensors:
         """The tensors of the next block, until :meth:`end`; as :meth:`block` tells."""
         expected = next(self._expected)

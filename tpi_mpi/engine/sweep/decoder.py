@@ -54,7 +54,7 @@ class Decoder:
         self._cache = cache
         self._tables = tables
         self._window = weights.window
-        self._mixtures = Mixtures(model, weights.experts, trace)
+        self._mixtures = Mixtures(model, weights, trace)
         self._sums = sums
         self._chunking = chunking
         self._trace = trace
@@ -118,6 +118,8 @@ class Decoder:
                 self._sums.expect(len(own))
             (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, own)
             first += len(own)
+        if not later:
+            self._mixtures.guess_after(block, hidden)
 
     def _last_mixture(self, block: Block, weights: Tensors, last: np.ndarray) -> None:
         partial = self._mixtures.partial(block, weights, last) if len(last) else last

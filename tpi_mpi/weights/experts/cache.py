@@ -15,6 +15,9 @@ from tpi_mpi.weights.experts.residency import Residency
 from tpi_mpi.weights.experts.sizes import ExpertSizes
 from tpi_mpi.weights.slabs.slab import Slab
 
+# Of the guesses, how many must have been right for more to be worth while, once so many have been tried.
+_TRUSTED, _TRIED = 0.6, 200
+
 
 class ExpertCache:
     """Delivers the experts that routers ask for, and decides which of them stay.
@@ -61,6 +64,14 @@ class ExpertCache:
                 del kept[number]
                 kept[number] = None
         self._trim(layer)
+
+    def worth_guessing(self, layer: int) -> bool:
+        """Whether reading what a layer may want next promises to save time: not if the disk is busy, or if most
+        guesses so far were wrong.
+        """
+        counts = self.counts
+        trusted = counts.guessed_right >= _TRUSTED * (counts.guessed - _TRIED)
+        return trusted and self.shares[layer] < len(self._slab.experts[layer]) and self._residency.idle
 
     def guess(self, layer: int, numbers: Iterable[int]) -> None:
         """Begins to read what the layer whose turn is next may want, as far as there are free slots."""

@@ -31,6 +31,6 @@ class ExpertUsage:
 
     def to_json(self) -> dict:
         counts = self.counts
-        hits = 1 - counts.missed / counts.wanted if counts.wanted else None
+        hits = 1 - (counts.missed + counts.guessed_right) / counts.wanted if counts.wanted else None
         own = {"kept": self.kept, "all": self.all, "size": self.size}
         return own | vars(counts) | {"hit_rate": None if hits is None else round(hits, 4)}
