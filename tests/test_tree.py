@@ -139,6 +139,7 @@ DOORS = {
         "tpi_mpi.kernels.loops.atomics",
         "tpi_mpi.kernels.loops.memory",
         "tpi_mpi.kernels.tiles.intrinsics",
+        "tpi_mpi.kernels.tiles.exact",
     },
     "llvmlite": {
         "tpi_mpi.kernels.cpu",
@@ -146,7 +147,10 @@ DOORS = {
         "tpi_mpi.kernels.loops.jit",
         "tpi_mpi.kernels.loops.atomics",
         "tpi_mpi.kernels.loops.memory",
-        *(f"tpi_mpi.kernels.tiles.{module}" for module in ("emitter", "float_tile", "integer_tile", "rounding")),
+        *(
+            f"tpi_mpi.kernels.tiles.{module}"
+            for module in ("emitter", "exact", "float_tile", "integer_tile", "rounding")
+        ),
     },
     "matplotlib": {"tpi_mpi.measurement.figures"},
     "argparse": {

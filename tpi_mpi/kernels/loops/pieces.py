@@ -38,7 +38,7 @@ def add_vector(own, vector):
     bits = array_at(arguments[0], len(own), np.uint16)
     if arguments[1] == BFLOAT16:
         for i in range(len(own)):
-            own[i] += _widened(bits[i])
+            own[i] += widened(bits[i])
     else:
         for i in range(len(own)):
             own[i] += half_value(bits[i])
@@ -51,7 +51,7 @@ def number_of(vector, index):
     if arguments[1] == FLOAT32:
         return array_at(arguments[0], index + 1, np.float32)[index]
     bits = array_at(arguments[0], index + 1, np.uint16)[index]
-    return _widened(bits) if arguments[1] == BFLOAT16 else half_value(bits)
+    return widened(bits) if arguments[1] == BFLOAT16 else half_value(bits)
 
 
 @helper
@@ -66,14 +66,14 @@ def scale(own, factor, vector, result):
     bits = array_at(arguments[0], len(own), np.uint16)
     if arguments[1] == BFLOAT16:
         for i in range(len(own)):
-            result[i] = own[i] * factor * _widened(bits[i])
+            result[i] = own[i] * factor * widened(bits[i])
     else:
         for i in range(len(own)):
             result[i] = own[i] * factor * half_value(bits[i])
 
 
 @helper
-def _widened(bits):
+def widened(bits):
     """The bfloat16 with these bits."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 

@@ -9,77 +9,56 @@ import numpy as np
 from tpi_mpi.kernels.experts.routing import LEAST_EXPONENT, LN_2_HIGH, LN_2_LOW, LOG2_E, PARTS, SERIES
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at, half_value
-from tpi_mpi.kernels.loops.pieces import BFLOAT16, FLOAT32
+from tpi_mpi.kernels.loops.pieces import BFLOAT16, FLOAT16, FLOAT32, widened
+from tpi_mpi.kernels.tiles.exact import add_blocks
 
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = SERIES
 
 
 @helper
 def add_squares(parts, numbers):
-    """Adds the squares of float32 (n,) to partial sums (PARTS,): number i to sum i modulo PARTS."""
-    whole = len(numbers) // PARTS * PARTS
-    for start in range(0, whole, PARTS):
-        for i in range(PARTS):
-            number = np.float64(numbers[start + i])
-            parts[i] += number * number
-    for i in range(len(numbers) - whole):
-        number = np.float64(numbers[whole + i])
-        parts[i] += number * number
+    """Adds the squares of float32, known by address and count, to partial sums: number i to sum i modulo PARTS."""
+    address, count = numbers
+    sums = array_at(parts, PARTS, np.float64)
+    for start in range(0, count, PARTS):
+        own = array_at(address + 4 * start, PARTS, np.float32)
+        if count - start >= PARTS:
+            for i in range(PARTS):
+                sums[i] += np.float64(own[i]) * np.float64(own[i])
+        else:
+            for i in range(count - start):
+                sums[i] += np.float64(own[i]) * np.float64(own[i])
 
 
 @helper
-def add_products(parts, states, weights, kind):
-    """Adds the products of float64 (n,), each a float32, and of stored numbers, known by their address, likewise."""
-    count = len(states)
+def add_products(parts, states, weights, count, kind):
+    """Adds products likewise: of float64 that are float32, and of stored numbers, all known by their addresses."""
+    blocks = count // PARTS
+    whole = blocks * PARTS
+    sums, last = array_at(parts, PARTS, np.float64), array_at(states + 8 * whole, PARTS, np.float64)
     if kind == FLOAT32:
-        _add_float32(parts, states, array_at(weights, count, np.float32))
-    elif kind == BFLOAT16:
-        _add_bfloat16(parts, states, array_at(weights, count, np.uint16))
+        add_blocks(FLOAT32, parts, states, weights, blocks)
+        own = array_at(weights + 4 * whole, PARTS, np.float32)
+        for i in range(count - whole):
+            sums[i] += last[i] * np.float64(own[i])
+        return
+    bits = array_at(weights + 2 * whole, PARTS, np.uint16)
+    if kind == BFLOAT16:
+        add_blocks(BFLOAT16, parts, states, weights, blocks)
+        for i in range(count - whole):
+            sums[i] += last[i] * np.float64(widened(bits[i]))
     else:
-        _add_float16(parts, states, array_at(weights, count, np.uint16))
-
-
-@helper
-def _add_float32(parts, states, weights):
-    whole = len(states) // PARTS * PARTS
-    for start in range(0, whole, PARTS):
-        for i in range(PARTS):
-            parts[i] += states[start + i] * np.float64(weights[start + i])
-    for i in range(len(states) - whole):
-        parts[i] += states[whole + i] * np.float64(weights[whole + i])
-
-
-@helper
-def _add_bfloat16(parts, states, weights):
-    whole = len(states) // PARTS * PARTS
-    for start in range(0, whole, PARTS):
-        for i in range(PARTS):
-            parts[i] += states[start + i] * _wide(weights[start + i])
-    for i in range(len(states) - whole):
-        parts[i] += states[whole + i] * _wide(weights[whole + i])
-
-
-@helper
-def _wide(bits):
-    return np.float64(np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32))
-
-
-@helper
-def _add_float16(parts, states, weights):
-    whole = len(states) // PARTS * PARTS
-    for start in range(0, whole, PARTS):
-        for i in range(PARTS):
-            parts[i] += states[start + i] * np.float64(half_value(weights[start + i]))
-    for i in range(len(states) - whole):
-        parts[i] += states[whole + i] * np.float64(half_value(weights[whole + i]))
+        add_blocks(FLOAT16, parts, states, weights, blocks)
+        for i in range(count - whole):
+            sums[i] += last[i] * np.float64(half_value(bits[i]))
 
 
 @helper
 def total_of(parts):
-    """The sum of numbers (n,), in their order."""
-    total = 0.0
-    for i in range(len(parts)):
-        total += parts[i]
+    """The sum of partial sums, in their order."""
+    total, sums = 0.0, array_at(parts, PARTS, np.float64)
+    for i in range(PARTS):
+        total += sums[i]
     return total
 
 

@@ -15,7 +15,7 @@ from tpi_mpi.kernels.loops.experts.exact import (
 )
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at, stack
-from tpi_mpi.kernels.loops.pieces import FLOAT32, number_of
+from tpi_mpi.kernels.loops.pieces import FLOAT32, number_of, scale
 from tpi_mpi.kernels.records.mixture import (
     BIAS,
     CHOSEN,
@@ -67,15 +67,14 @@ def normalise_exactly(first, stop, address):
     """Hidden states to normalised ones, row by row."""
     m = mixture_at(address)
     width, norm = m[WIDTH], _tensor(m, NORM)
-    parts = array_at(stack(_PARTS_ROOM), PARTS, np.float64)
+    parts = stack(_PARTS_ROOM)
     for row in range(first, stop):
         own = array_at(m[HIDDEN] + 4 * width * row, width, np.float32)
         result = array_at(m[STATES] + 4 * width * row, width, np.float32)
-        parts[:] = 0
-        add_squares(parts, own)
+        array_at(parts, PARTS, np.float64)[:] = 0
+        add_squares(parts, (m[HIDDEN] + 4 * width * row, width))
         inverse = 1.0 / np.sqrt(total_of(parts) / np.float64(width) + _float(m[EPS]))
-        for i in range(width):
-            result[i] = np.float32(np.float64(own[i]) * inverse * np.float64(number_of(norm, i)))
+        scale(own, inverse, norm, result)
 
 
 def find_logits(first, stop, address):
@@ -85,23 +84,27 @@ def find_logits(first, stop, address):
     router = array_at(_tensor(m, ROUTER), 2, np.int64)
     kind = router[1]
     step = width * (4 if kind == FLOAT32 else 2)
-    wide = array_at(stack(_CHUNK_ROOM), _CHUNK, np.float64)
-    parts = array_at(stack(_PARTS_ROOM), EXPERTS_TOGETHER * PARTS, np.float64)
+    wide, parts = stack(_CHUNK_ROOM), stack(_PARTS_ROOM)
     for item in range(first, stop):
         row, first_expert = item % rows, item // rows * EXPERTS_TOGETHER
         count = min(EXPERTS_TOGETHER, m[EXPERTS] - first_expert)
-        states = array_at(m[STATES] + 4 * width * row, width, np.float32)
-        parts[:] = 0
+        array_at(parts, EXPERTS_TOGETHER * PARTS, np.float64)[:] = 0
         for start in range(0, width, _CHUNK):
             size = min(_CHUNK, width - start)
-            for i in range(size):
-                wide[i] = np.float64(states[start + i])
+            _widen(m[STATES] + 4 * (width * row + start), wide, size)
             for expert in range(count):
                 weights = router[0] + (first_expert + expert) * step + start * (step // width)
-                add_products(parts[expert * PARTS : (expert + 1) * PARTS], wide[:size], weights, kind)
+                add_products(parts + 8 * PARTS * expert, wide, weights, size, kind)
         logits = array_at(m[LOGITS] + 8 * m[EXPERTS] * row, m[EXPERTS], np.float64)
         for expert in range(count):
-            logits[first_expert + expert] = total_of(parts[expert * PARTS : (expert + 1) * PARTS])
+            logits[first_expert + expert] = total_of(parts + 8 * PARTS * expert)
+
+
+@helper
+def _widen(states, wide, count):
+    source, target = array_at(states, count, np.float32), array_at(wide, count, np.float64)
+    for i in range(count):
+        target[i] = source[i]
 
 
 def choose(first, stop, address):
