@@ -63,6 +63,9 @@ SOFTMAX, SIGMOID, SOFTMAX_OF_CHOSEN = range(3)
 EXPERTS_TOGETHER = 8
 """Experts whose logits are one item of work."""
 
+ROWS_TOGETHER = 2
+"""And rows: a weight that has been read is multiplied with all of them."""
+
 COLUMNS_TOGETHER = 256
 """Columns of the result that are one item of work."""
 

@@ -16,35 +16,42 @@ _DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 
 
 @intrinsic(prefer_literal=True)
-def add_blocks(typing, kind, parts, states, weights, blocks):
+def add_blocks(typing, kind, rows, parts, states, room, weights, blocks):
     """Adds the products of some blocks of PARTS numbers to as many partial sums, in which they stay apart.
 
-    kind: of the weights, as in :data:`tpi_mpi.kernels.operand.KINDS`; literal. parts, states: addresses of float64.
-    weights: address of stored numbers.
+    kind: of the weights, as in :data:`tpi_mpi.kernels.operand.KINDS`. rows: of states. Both must be literal.
+    parts, states: addresses of float64 (rows, PARTS) and (rows, room). weights: address of stored numbers.
     """
-    if not isinstance(kind, types.IntegerLiteral):
-        raise errors.TypingError("the kind must be literal")
+    if not (isinstance(kind, types.IntegerLiteral) and isinstance(rows, types.IntegerLiteral)):
+        raise errors.TypingError("the kind and the rows must be literal")
     dtype = _DTYPES[kind.literal_value]
     stored = _FLOATS if dtype == "float32" else _SHORTS
 
     def emit(context, builder, signature, arguments):
-        _, *addresses, blocks = arguments
-        parts, states, weights = (
-            builder.inttoptr(address, vector.as_pointer())
-            for address, vector in zip(addresses, (_SUMS, _SUMS, stored), strict=True)
-        )
-        sums = cgutils.alloca_once_value(builder, builder.load(parts, align=8))
+        parts, states, room, weights, blocks = arguments[2:]
+        places = [_row(builder, parts, ir.Constant(parts.type, PARTS), row) for row in range(rows.literal_value)]
+        sources = [_row(builder, states, room, row) for row in range(rows.literal_value)]
+        weights = builder.inttoptr(weights, stored.as_pointer())
+        sums = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
         add = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_SUMS, [_SUMS] * 3), f"llvm.fmuladd.v{PARTS}f64"
         )
         with cgutils.for_range(builder, blocks) as loop:
-            own = builder.load(builder.gep(states, [loop.index]), align=8)
-            bits = builder.load(builder.gep(weights, [loop.index]), align=2)
-            builder.store(builder.call(add, [own, _wide(builder, bits, dtype), builder.load(sums)]), sums)
-        builder.store(builder.load(sums), parts, align=8)
+            weight = _wide(builder, builder.load(builder.gep(weights, [loop.index]), align=2), dtype)
+            for source, total in zip(sources, sums, strict=True):
+                own = builder.load(builder.gep(source, [loop.index]), align=8)
+                builder.store(builder.call(add, [own, weight, builder.load(total)]), total)
+        for place, total in zip(places, sums, strict=True):
+            builder.store(builder.load(total), place, align=8)
         return context.get_dummy_value()
 
-    return types.void(kind, *[_INT] * 4), emit
+    return types.void(kind, rows, *[_INT] * 5), emit
+
+
+def _row(builder: ir.IRBuilder, address: ir.Value, room: ir.Value, row: int) -> ir.Value:
+    """Where a row of float64 begins."""
+    before = builder.mul(room, ir.Constant(room.type, 8 * row))
+    return builder.inttoptr(builder.add(address, before), _SUMS.as_pointer())
 
 
 def _wide(builder: ir.IRBuilder, bits: ir.Value, dtype: str) -> ir.Value:

@@ -54,10 +54,11 @@ class Program:
             activate=functions.ACTIVATE_GATES.address, add_bias=functions.ADD_BIAS.address,
         )  # fmt: skip
         groups = -(-routing.experts // record.EXPERTS_TOGETHER)
+        together = -(-rows // record.ROWS_TOGETHER)
         columns = -(-shapes.width // record.COLUMNS_TOGETHER)
         self._deal = self._steps(
             (functions.NORMALISE_EXACTLY, rows, _ROWS),
-            (functions.FIND_LOGITS, groups * rows, min(_ROWS, rows)),
+            (functions.FIND_LOGITS, groups * together, min(_ROWS, together)),
             (functions.CHOOSE, rows, _ROWS),
             (functions.DEAL, 1, 1),
         )

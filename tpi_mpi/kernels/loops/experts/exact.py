@@ -10,7 +10,11 @@ from tpi_mpi.kernels.experts.routing import LEAST_EXPONENT, LN_2_HIGH, LN_2_LOW,
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at, half_value
 from tpi_mpi.kernels.loops.pieces import BFLOAT16, FLOAT16, FLOAT32, widened
+from tpi_mpi.kernels.records.mixture import ROWS_TOGETHER
 from tpi_mpi.kernels.tiles.exact import add_blocks
+
+ROOM = 16 * PARTS
+"""Numbers that there is room for in a row of states."""
 
 _C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = SERIES
 
@@ -31,26 +35,39 @@ def add_squares(parts, numbers):
 
 
 @helper
-def add_products(parts, states, weights, count, kind):
-    """Adds products likewise: of float64 that are float32, and of stored numbers, all known by their addresses."""
+def add_products(parts, states, rows, weights, count, kind):
+    """Adds products likewise: of rows of float64 that are float32 with ``count`` stored numbers.
+
+    parts: address of partial sums (rows, PARTS). states: address of (rows, ROOM); one row or ROWS_TOGETHER.
+    """
     blocks = count // PARTS
-    whole = blocks * PARTS
-    sums, last = array_at(parts, PARTS, np.float64), array_at(states + 8 * whole, PARTS, np.float64)
     if kind == FLOAT32:
-        add_blocks(FLOAT32, parts, states, weights, blocks)
-        own = array_at(weights + 4 * whole, PARTS, np.float32)
-        for i in range(count - whole):
-            sums[i] += last[i] * np.float64(own[i])
-        return
-    bits = array_at(weights + 2 * whole, PARTS, np.uint16)
-    if kind == BFLOAT16:
-        add_blocks(BFLOAT16, parts, states, weights, blocks)
-        for i in range(count - whole):
-            sums[i] += last[i] * np.float64(widened(bits[i]))
+        _add_blocks(FLOAT32, parts, states, rows, weights, blocks)
+    elif kind == BFLOAT16:
+        _add_blocks(BFLOAT16, parts, states, rows, weights, blocks)
     else:
-        add_blocks(FLOAT16, parts, states, weights, blocks)
-        for i in range(count - whole):
-            sums[i] += last[i] * np.float64(half_value(bits[i]))
+        _add_blocks(FLOAT16, parts, states, rows, weights, blocks)
+    for row in range(rows):
+        sums = array_at(parts + 8 * PARTS * row, PARTS, np.float64)
+        last = array_at(states + 8 * (ROOM * row + PARTS * blocks), PARTS, np.float64)
+        for i in range(count - PARTS * blocks):
+            sums[i] += last[i] * _weight(weights, PARTS * blocks + i, kind)
+
+
+@helper
+def _add_blocks(kind, parts, states, rows, weights, blocks):
+    if rows == ROWS_TOGETHER:
+        add_blocks(kind, ROWS_TOGETHER, parts, states, ROOM, weights, blocks)
+    else:
+        add_blocks(kind, 1, parts, states, ROOM, weights, blocks)
+
+
+@helper
+def _weight(weights, index, kind):
+    if kind == FLOAT32:
+        return np.float64(array_at(weights + 4 * index, 1, np.float32)[0])
+    bits = array_at(weights + 2 * index, 1, np.uint16)[0]
+    return np.float64(widened(bits) if kind == BFLOAT16 else half_value(bits))
 
 
 @helper

@@ -7,6 +7,7 @@ import numpy as np
 
 from tpi_mpi.kernels.experts.routing import ALMOST_NOTHING, PARTS
 from tpi_mpi.kernels.loops.experts.exact import (
+    ROOM,
     add_products,
     add_squares,
     exact_exponential,
@@ -30,6 +31,7 @@ from tpi_mpi.kernels.records.mixture import (
     RECORD,
     ROUTER,
     ROWS,
+    ROWS_TOGETHER,
     SCALE,
     SCORING,
     SHARES,
@@ -41,9 +43,8 @@ from tpi_mpi.kernels.records.mixture import (
     WIDTH,
 )
 
-# States that are made float64 at a time, for several experts; and room for them, and for partial sums, in float32.
-_CHUNK = 16 * PARTS
-_CHUNK_ROOM, _PARTS_ROOM = 2 * _CHUNK, 2 * PARTS * EXPERTS_TOGETHER
+# Room for states as float64, and for partial sums, counted in float32.
+_STATES_ROOM, _PARTS_ROOM = 2 * ROOM * ROWS_TOGETHER, 2 * PARTS * EXPERTS_TOGETHER * ROWS_TOGETHER
 
 
 @helper
@@ -78,26 +79,33 @@ def normalise_exactly(first, stop, address):
 
 
 def find_logits(first, stop, address):
-    """item: a row and some experts; those of all rows with the same experts follow each other."""
+    """item: some rows and some experts; those of all rows with the same experts follow each other."""
     m = mixture_at(address)
-    width, rows = m[WIDTH], m[ROWS]
-    router = array_at(_tensor(m, ROUTER), 2, np.int64)
-    kind = router[1]
-    step = width * (4 if kind == FLOAT32 else 2)
-    wide, parts = stack(_CHUNK_ROOM), stack(_PARTS_ROOM)
+    groups = -(-m[ROWS] // ROWS_TOGETHER)
+    wide, parts = stack(_STATES_ROOM), stack(_PARTS_ROOM)
     for item in range(first, stop):
-        row, first_expert = item % rows, item // rows * EXPERTS_TOGETHER
-        count = min(EXPERTS_TOGETHER, m[EXPERTS] - first_expert)
-        array_at(parts, EXPERTS_TOGETHER * PARTS, np.float64)[:] = 0
-        for start in range(0, width, _CHUNK):
-            size = min(_CHUNK, width - start)
-            _widen(m[STATES] + 4 * (width * row + start), wide, size)
-            for expert in range(count):
-                weights = router[0] + (first_expert + expert) * step + start * (step // width)
-                add_products(parts + 8 * PARTS * expert, wide, weights, size, kind)
-        logits = array_at(m[LOGITS] + 8 * m[EXPERTS] * row, m[EXPERTS], np.float64)
-        for expert in range(count):
-            logits[first_expert + expert] = total_of(parts + 8 * PARTS * expert)
+        row, expert = item % groups * ROWS_TOGETHER, item // groups * EXPERTS_TOGETHER
+        rows, experts = min(ROWS_TOGETHER, m[ROWS] - row), min(EXPERTS_TOGETHER, m[EXPERTS] - expert)
+        _multiply(m, row, rows, expert, experts, wide, parts)
+        for i in range(rows):
+            logits = array_at(m[LOGITS] + 8 * (m[EXPERTS] * (row + i) + expert), experts, np.float64)
+            for e in range(experts):
+                logits[e] = total_of(parts + 8 * PARTS * (ROWS_TOGETHER * e + i))
+
+
+@helper
+def _multiply(m, row, rows, expert, experts, wide, parts):
+    """Partial sums (experts, ROWS_TOGETHER, PARTS) of some rows with some experts."""
+    width, router = m[WIDTH], array_at(_tensor(m, ROUTER), 2, np.int64)
+    size = 4 if router[1] == FLOAT32 else 2
+    array_at(parts, PARTS * EXPERTS_TOGETHER * ROWS_TOGETHER, np.float64)[:] = 0
+    for start in range(0, width, ROOM):
+        count = min(ROOM, width - start)
+        for i in range(rows):
+            _widen(m[STATES] + 4 * (width * (row + i) + start), wide + 8 * ROOM * i, count)
+        for e in range(experts):
+            weights = router[0] + size * (width * (expert + e) + start)
+            add_products(parts + 8 * PARTS * ROWS_TOGETHER * e, wide, rows, weights, count, router[1])
 
 
 @helper
