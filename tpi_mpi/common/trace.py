@@ -84,9 +84,10 @@ class _Span:
 
 def trace_events(rank: int, trace: dict) -> list[dict]:
     """One rank's record in the Chrome trace-event format: one process per rank, one row per activity, curves of memory
-    and of the rows of sweeps.
+    and of the rows of sweeps, and of each layer's experts, those that were in memory and those that were missed.
 
-    trace: ``spans``, ``memory``, ``sweeps`` of a Trace, the rank's ``host`` and ``budget``. Times become microseconds.
+    trace: ``spans``, ``memory``, ``sweeps``, ``fetched`` of a Trace, the rank's ``host`` and ``budget``. Times become
+    microseconds.
     """
     events = [_metadata(rank, "process_name", f"rank {rank} on {trace['host']}")]
     events += [_metadata(rank, "thread_name", activity, row) for row, activity in enumerate(ACTIVITIES)]
@@ -101,6 +102,11 @@ def trace_events(rank: int, trace: dict) -> list[dict]:
         counts = {"tokens": tokens, "prompts": prompts}
         times = {"ts": round(start * 1e6, 1), "dur": round(duration * 1e6, 1)}
         events.append({"name": "rows", "ph": "C", "pid": rank, **times, "args": counts})
+    for moment, layer, wanted, missed in trace["fetched"]:
+        counts = {"present": wanted - missed, "missed": missed}
+        events.append(
+            {"name": "experts", "ph": "C", "pid": rank, "id": layer, "ts": round(moment * 1e6, 1), "args": counts}
+        )
     return events
 
 

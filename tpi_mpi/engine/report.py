@@ -180,7 +180,7 @@ def summary(report: dict) -> str:
 
 def rank_trace(usage: RankUsage, trace: Trace) -> dict:
     """This rank's part of the trace."""
-    own = {"spans": trace.spans, "memory": trace.memory, "sweeps": trace.sweeps}
+    own = {"spans": trace.spans, "memory": trace.memory, "sweeps": trace.sweeps, "fetched": trace.fetched}
     return {"host": usage.host, "budget": usage.budget_bytes, **own}
 
 

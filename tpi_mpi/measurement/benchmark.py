@@ -28,6 +28,8 @@ from tpi_mpi.engine.sweep.chunking import most_rows
 from tpi_mpi.kernels.linear import open_linear
 from tpi_mpi.measurement import probes
 from tpi_mpi.measurement.disk_probe import drop_from_cache, slab_rate
+from tpi_mpi.measurement.experts.figures import expert_figures
+from tpi_mpi.measurement.experts.load import ExpertLoad
 from tpi_mpi.measurement.format_probe import FormatProbe, formats_to_probe, probe_formats, rates_from
 from tpi_mpi.measurement.lower_bound import RankLoad, prompt_bound, token_bound
 from tpi_mpi.measurement.matrices import Matrices
@@ -66,8 +68,9 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
     with world.doing(lambda: "measuring its machine"):
         reads.append(slab_rate(world, slab, silence))
         formats = _probed(world, slab, cores, options)
-    own = _load(slab, usage, rates_from(mean(reads), formats, most_rows(slab.config.hidden_size)))
-    ranks = world.gather(_rank_report(before, usage, tokens.sampling.max_new_tokens, own))
+    sweeps, rates = tokens.sampling.max_new_tokens, rates_from(mean(reads), formats, most_rows(slab.config.hidden_size))
+    own = _load(slab, before, usage, sweeps, rates)
+    ranks = world.gather(_rank_report(before, usage, sweeps, len(slab.experts), own))
     kernels = world.gather([probe.to_json() for probe in formats])
     if world.is_root:
         latencies.later = decoded.later
@@ -106,12 +109,16 @@ def _probed(world: World, slab: Slab, cores: Cores, options: BenchOptions) -> li
         return probe_formats(world, cores, slab, linear, formats_to_probe(world, slab), _DECODE_ROWS, prompt_rows)
 
 
-def _load(slab: Slab, usage: RankUsage, rates: Rates) -> RankLoad:
-    """What this rank has to do, and how fast it can."""
+def _load(slab: Slab, before: RankUsage, usage: RankUsage, sweeps: int, rates: Rates) -> RankLoad:
+    """What this rank has to do, and how fast it can. before: its usage after the prompt, ahead of so many sweeps."""
     layers = slab.layers
     head = [extent for name, extent in slab.sweep.items() if name not in layers]
     matrices = Matrices.of(layers.values()), Matrices.of(head)
-    return RankLoad(usage.host, usage.swept_bytes, usage.streamed_bytes, *matrices, rates)
+    experts = None
+    if usage.experts:
+        prompt, both = before.experts.counts, usage.experts.counts
+        experts = ExpertLoad.of(slab, prompt, both.since(prompt), sweeps)
+    return RankLoad(usage.host, usage.swept_bytes, usage.streamed_bytes, *matrices, rates, experts)
 
 
 def _by_rank(kernels: Sequence[Sequence[dict]]) -> list[dict]:
@@ -119,12 +126,20 @@ def _by_rank(kernels: Sequence[Sequence[dict]]) -> list[dict]:
     return [{"rank": rank, **entry} for rank, own in enumerate(kernels) for entry in own]
 
 
-def _rank_report(before: RankUsage, usage: RankUsage, tokens: int, load: RankLoad) -> dict:
-    """This rank's entry in the report. before: its usage before the first of the ``tokens`` that were timed."""
+def _rank_report(before: RankUsage, usage: RankUsage, tokens: int, layers: int, load: RankLoad) -> dict:
+    """This rank's entry in the report.
+
+    before: its usage before the first of the ``tokens`` that were timed. layers: that have experts.
+    """
     spent = {name: usage.seconds.get(name, 0.0) - before.seconds.get(name, 0.0) for name in ACTIVITIES}
     per_token = {f"{name}_s": round(seconds / tokens, 6) for name, seconds in spent.items()}
     per_token["bytes_fetched"] = round((usage.bytes_fetched - before.bytes_fetched) / tokens)
-    return usage.to_json() | {"per_token": per_token, "rates": load.to_json()}
+    line = usage.to_json() | {"per_token": per_token, "rates": load.to_json()}
+    if usage.experts:
+        prompt, both = before.experts.counts, usage.experts.counts
+        line["experts"]["prompt"] = expert_figures(prompt, 1, layers)
+        line["experts"]["token"] = expert_figures(both.since(prompt), tokens, layers)
+    return line
 
 
 def _allreduce_seconds(engine: Engine, options: BenchOptions) -> dict[int, float]:

@@ -49,12 +49,13 @@ def slab_rate(world: World, slab: Slab, patience: float) -> float:
 
 @contextmanager
 def slab_file(slab: Slab) -> Iterator[Readable]:
-    """The blocks of a slab, which is dropped from the page cache. Raises OSError if it cannot be opened."""
+    """The blocks and experts of a slab, which is dropped from the page cache. Raises OSError if it cannot be opened."""
     drop_from_cache(slab.path)
     descriptor = _open(slab.path)
     try:
         ends = {extent.offset: extent.offset + -(-extent.nbytes // PAGE) * PAGE for extent in slab.sweep.values()}
-        yield Readable(slab.path, descriptor, list(ends.items()))
+        experts = dict(chain(*(own.ranges() for own in slab.experts.values())))
+        yield Readable(slab.path, descriptor, list((ends | experts).items()))
     finally:
         os.close(descriptor)
 

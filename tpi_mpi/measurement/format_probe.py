@@ -80,7 +80,7 @@ def probe_formats(
         layouts = _layouts(slab, format)
         with compiled_once(world, cores):
             linear.prepare(chain(*layouts))
-        matrices, largest = _matrices(layouts, slab.config.num_hidden_layers), _largest(layouts)
+        matrices, largest = _matrices(layouts, _times(slab)), _largest(layouts)
         decode = {count: decode_rate(world, linear, matrices, count) for count in decode_rows}
         prompt = {count: prompt_rate(world, linear, largest, count) for count in prompt_rows}
         del matrices, largest
@@ -93,22 +93,38 @@ def probe_formats(
 def _layouts(slab: Slab, format: Format) -> list[list[Tiled]]:
     """A layer's matrices as they are in a format; together those that the same states are multiplied with."""
     found = []
-    for block in slab.first_layer:
-        layouts = [tensor.layout for tensor in block.tensors if isinstance(tensor.layout, Tiled)]
+    blocks = ([tensor.layout for tensor in block.tensors] for block in slab.first_layer)
+    for block in (*blocks, _row_of_experts(slab)):
+        layouts = [layout for layout in block if isinstance(layout, Tiled)]
         layouts = [layout if layout.format == format else Tiled(format, *layout.shape) for layout in layouts]
         found += [list(alike) for _, alike in groupby(layouts, lambda layout: layout.columns)]
     return found
 
 
-def _matrices(layouts: Sequence[Sequence[Tiled]], layers: int) -> list[list[Operand]]:
+def _row_of_experts(slab: Slab) -> list[Tiled]:
+    """The experts that a row is given to, as the matrices of one block: no kernel for small ones can be faster."""
+    if not slab.experts:
+        return []
+    (*first, last), top_k = slab.records[0].matrices, slab.config.experts.routing.top_k
+    wide = [Tiled(layout.format, top_k * layout.rows, layout.columns) for layout in first]
+    return [*wide, Tiled(last.format, last.rows, top_k * last.columns)]
+
+
+def _times(slab: Slab) -> int:
+    """How often a model has a layer's matrices: of experts, every row has others."""
+    layers, experts = slab.config.num_hidden_layers, slab.config.experts
+    return layers * (experts.count // experts.routing.top_k) if experts else layers
+
+
+def _matrices(layouts: Sequence[Sequence[Tiled]], times: int) -> list[list[Operand]]:
     """More of a layer's matrices than caches hold: of large ones some rows, and small ones repeatedly.
 
-    layers: the most times, how many layers the model has: what fits into a cache as a whole does so in a run as well.
+    times: the most times, how often the model has them: what fits into a cache as a whole does so in a run as well.
     """
     total = sum(layout.nbytes for layout in chain(*layouts))
     part = min(1.0, OUT_OF_CACHE / total)
     cut = [[replace(layout, rows=max(1, int(part * layout.rows))) for layout in alike] for alike in layouts]
-    return _filled(min(layers, -(-OUT_OF_CACHE // total)) * cut)
+    return _filled(min(times, -(-OUT_OF_CACHE // total)) * cut)
 
 
 def _largest(layouts: Sequence[Sequence[Tiled]]) -> Operand:

@@ -6,6 +6,7 @@ Reading overlaps with computing and communicating, so the longer of the two coun
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tpi_mpi.measurement.experts.load import ExpertLoad
 from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates, shared_disks
 
@@ -16,6 +17,7 @@ class RankLoad:
 
     host: where it runs. weights: bytes of all its blocks. streamed: bytes of those that are not pinned.
     layers, head: the matrices of the layers, and of the output head, which sees one row of a prompt.
+    experts: None if the model has none.
     """
 
     host: str
@@ -24,23 +26,43 @@ class RankLoad:
     layers: Matrices
     head: Matrices
     rates: Rates
+    experts: ExpertLoad | None = None
+
+    @property
+    def token_weights(self) -> int:
+        """Bytes of weights that a token needs."""
+        return self.weights + (self.experts.row_bytes if self.experts else 0)
+
+    @property
+    def prompt_weights(self) -> int:
+        """Bytes of weights that the prompt needs."""
+        return self.weights + (self.experts.wanted if self.experts else 0)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of weights that have to be read for a token."""
+        return self.streamed + (self.experts.missed if self.experts else 0)
 
     def token_seconds(self) -> float:
         """Seconds that a token takes to compute."""
-        return self.layers.token_seconds(self.rates) + self.head.token_seconds(self.rates)
+        experts = self.experts.token_seconds(self.rates) if self.experts else 0.0
+        return self.layers.token_seconds(self.rates) + experts + self.head.token_seconds(self.rates)
 
     def prompt_seconds(self, tokens: int) -> float:
         """Seconds that a prompt takes to compute."""
-        return self.layers.prompt_seconds(tokens, self.rates) + self.head.token_seconds(self.rates)
+        experts = self.experts.prompt_seconds(tokens, self.rates) if self.experts else 0.0
+        return self.layers.prompt_seconds(tokens, self.rates) + experts + self.head.token_seconds(self.rates)
 
     def to_json(self) -> dict:
         amounts = {"host": self.host, "weights": self.weights, "streamed": self.streamed}
-        return amounts | {"layers": self.layers.to_json(), "head": self.head.to_json()} | self.rates.to_json()
+        matrices = {"layers": self.layers.to_json(), "head": self.head.to_json()}
+        return amounts | matrices | {"experts": self.experts and self.experts.to_json()} | self.rates.to_json()
 
     @classmethod
     def from_json(cls, value: dict) -> "RankLoad":
         layers, head = (Matrices.from_json(value[name]) for name in ("layers", "head"))
-        return cls(value["host"], value["weights"], value["streamed"], layers, head, Rates.from_json(value))
+        experts = value["experts"] and ExpertLoad.from_json(value["experts"])
+        return cls(value["host"], value["weights"], value["streamed"], layers, head, Rates.from_json(value), experts)
 
 
 @dataclass(frozen=True)
@@ -68,12 +90,15 @@ class LowerBound:
 
 
 def token_bound(ranks: Sequence[RankLoad], blocks: int, allreduce: float) -> LowerBound:
-    """For one decoded token. blocks: how many are followed by an allreduce. allreduce: the seconds of each."""
+    """For one decoded token, of whose experts as many are in memory as were.
+
+    blocks: how many are followed by an allreduce. allreduce: the seconds of each.
+    """
     return LowerBound(
-        read=_reading(ranks, [rank.streamed for rank in ranks]),
+        read=_reading(ranks, [rank.missing for rank in ranks]),
         compute=max(rank.token_seconds() for rank in ranks),
         allreduce=blocks * allreduce,
-        memory=max(rank.weights / rank.rates.memory for rank in ranks),
+        memory=max(rank.token_weights / rank.rates.memory for rank in ranks),
     )
 
 
@@ -86,10 +111,10 @@ def prompt_bound(
     overlap: whether one chunk is computed while another is summed.
     """
     return LowerBound(
-        read=_reading(ranks, [rank.weights for rank in ranks]),
+        read=_reading(ranks, [rank.prompt_weights for rank in ranks]),
         compute=max(rank.prompt_seconds(tokens) for rank in ranks),
         allreduce=blocks * allreduce,
-        memory=max(rank.weights / rank.rates.memory for rank in ranks),
+        memory=max(rank.prompt_weights / rank.rates.memory for rank in ranks),
         overlap=overlap,
     )
 

@@ -1,6 +1,7 @@
 """How long a partition of a model will take on machines that were measured.
 
-Each rank's memory budget is planned as in a run, for the blocks that the partition gives it; then sweeps are simulated.
+Each rank's memory budget is planned as in a run, for the blocks and experts that the partition gives it; then sweeps
+are simulated. Of the experts that a router asks for, those that are not in memory are read after it, not ahead.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.engine.demand import Demand
+from tpi_mpi.measurement.experts.shard import ShardExperts
 from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.rates import Rates, shared_disks
 from tpi_mpi.measurement.simulator import Lane, Sweep, simulate
@@ -49,6 +51,7 @@ class Work:
         that are computed together.
     token_sum, prompt_sum: seconds that the sums after one block take, for a token and for all chunks of the prompt.
     overlap: whether one chunk of the prompt is computed while another is summed.
+    hit_rate: the part of a token's experts that are in memory; None for what :mod:`.experts.hits` assumes.
     """
 
     prompt_tokens: int
@@ -57,6 +60,7 @@ class Work:
     token_sum: float
     prompt_sum: float
     overlap: bool = False
+    hit_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,15 @@ class Shard:
 
     blocks: bytes of memory that each takes, by name. layers: those of them that every rank has, each followed by a sum
         over the ranks; the others are the output head, which rank 0 alone computes while the other ranks wait.
-    matrices: what each block's products have to get through, by name. fixed: bytes of memory that the sequence takes
-        besides weights.
+    matrices: what each block's products have to get through, by name.
+    experts: those that routers choose among.
+    fixed: bytes of memory that the sequence takes besides weights.
     """
 
     blocks: Mapping[str, int]
     layers: Set[str]
     matrices: Mapping[str, Matrices]
+    experts: ShardExperts
     fixed: int
 
     @classmethod
@@ -83,12 +89,19 @@ class Shard:
             blocks=slab.resident,
             layers=frozenset(slab.layers),
             matrices={name: Matrices.of([extent]) for name, extent in slab.sweep.items()},
+            experts=ShardExperts.of(slab),
             fixed=room.memory(slab.config, shapes, slab.kv_dtype, chunk, slab.rank),
         )
 
     @property
-    def nbytes(self) -> int:
+    def swept(self) -> int:
+        """Bytes of the blocks of every sweep."""
         return sum(self.blocks.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights, experts included."""
+        return self.swept + self.experts.nbytes
 
     def token_seconds(self, rates: Rates) -> dict[str, float]:
         """Seconds that a token takes to compute, by block."""
@@ -104,23 +117,26 @@ class Shard:
         return sum(seconds for name, seconds in self.token_seconds(rates).items() if name not in self.layers)
 
     def plan(self, budget: int, taken: int) -> Plan:
-        """Which blocks stay in memory. Raises UserError if the budget is too small.
+        """Which blocks stay, and how many slots there are for experts. Raises UserError if the budget is too small.
 
         taken: bytes of it that the program takes before any of the shard's.
         """
-        return plan(self.blocks, budget, taken + self.fixed)
+        return plan(self.blocks, budget, taken + self.fixed, experts=self.experts.sizes)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """ttft: seconds to a prompt's first token, from a cold disk. tpot: seconds of each token after it.
 
-    pinned: bytes of weights that stay in memory, in rank order.
+    pinned: bytes of blocks that stay in memory. kept: experts that do.
+    hit_rates: the part of a token's experts that are there. All three are in rank order.
     """
 
     ttft: float
     tpot: float
     pinned: tuple[int, ...]
+    kept: tuple[int, ...]
+    hit_rates: tuple[float, ...]
 
 
 def shards(config: ModelConfig, partition: Partition, formats: StoredFormats, work: Work) -> list[Shard]:
@@ -134,24 +150,31 @@ def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) ->
     plans = [_plan(rank, shard, machine) for rank, (shard, machine) in enumerate(zip(shards, machines, strict=True))]
     lanes = [Lane(shard.blocks, own.pinned, own.capacity) for shard, own in zip(shards, plans, strict=True)]
     pinned = [sum(lane.blocks[name] for name in lane.pinned) for lane in lanes]
-    streamed = [shard.nbytes - stays for shard, stays in zip(shards, pinned, strict=True)]
+    hits = [shard.experts.hit_rate(own.slots, work.hit_rate) for shard, own in zip(shards, plans, strict=True)]
+    read = [
+        shard.swept - stays + shard.experts.row_bytes * (1 - hit)
+        for shard, stays, hit in zip(shards, pinned, hits, strict=True)
+    ]
     pairs = [(shard, machine.rates) for shard, machine in zip(shards, machines, strict=True)]
     prompt = Sweep(
-        rates=_reading(machines, [shard.nbytes for shard in shards]),
+        rates=_reading(machines, [shard.swept + shard.experts.prompt_bytes(work.prompt_tokens) for shard in shards]),
         compute=[shard.prompt_seconds(work.prompt_tokens, rates) for shard, rates in pairs],
         sums=work.prompt_sum,
         overlap=work.overlap,
+        experts=[shard.experts.of_prompt(work.prompt_tokens, rates) for shard, rates in pairs],
     )
     token = Sweep(
-        rates=_reading(machines, streamed),
+        rates=_reading(machines, read),
         compute=[shard.token_seconds(rates) for shard, rates in pairs],
         sums=work.token_sum,
+        experts=[shard.experts.of_token(hit, rates) for (shard, rates), hit in zip(pairs, hits, strict=True)],
     )
     ttft, *later = simulate(lanes, [prompt] + [token] * (1 + _TOKENS))
-    return Prediction(ttft, (later[-1] - later[0]) / _TOKENS, tuple(pinned))
+    kept = [shard.experts.kept(own.slots) for shard, own in zip(shards, plans, strict=True)]
+    return Prediction(ttft, (later[-1] - later[0]) / _TOKENS, tuple(pinned), tuple(kept), tuple(hits))
 
 
-def _reading(machines: Sequence[Machine], amounts: Sequence[int]) -> list[float]:
+def _reading(machines: Sequence[Machine], amounts: Sequence[float]) -> list[float]:
     return shared_disks([machine.host for machine in machines], [machine.rates for machine in machines], amounts)
 
 

@@ -56,7 +56,7 @@ class Rates:
         return cls(value["read"], value["memory"], products)
 
 
-def shared_disks(hosts: Sequence[str], rates: Sequence[Rates], amounts: Sequence[int]) -> list[float]:
+def shared_disks(hosts: Sequence[str], rates: Sequence[Rates], amounts: Sequence[float]) -> list[float]:
     """Bytes per second at which each rank reads its ``amounts`` of bytes, where the ranks of one host share its disk.
 
     Each gets as much of the disk's rate as it has to read, so that all of a host's ranks are done at the same time.

@@ -2,7 +2,8 @@
 
 The fetch of a block begins when the block before it has arrived, and pauses while the window is full, until a block
 that was used is released. A block is computed once it has arrived and the sum after the block before it is complete;
-the sum after it is complete when the slowest rank has computed its partial.
+the sum after it is complete when the slowest rank has computed its partial. Of the experts that a router asks for,
+those that are not in memory are read while the others are computed, ahead of everything else that the disk has to read.
 """
 
 from collections import deque
@@ -47,9 +48,25 @@ class Lane:
                 self._free, room = max(self._free, when), room + released
         self._window.append([nbytes, 0.0])
 
+    def read_now(self, nbytes: float, rate: float, since: float) -> float:
+        """Reads what nobody could know before the moment ``since``; returns when it has arrived."""
+        self._free += nbytes / rate  # blocks come later by so much
+        return since + nbytes / rate
+
     def release(self, name: str, when: float) -> None:
         if name not in self.pinned:
             self._window[-1][1] = when
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The experts that a block asks for: bytes of those that have to be read, and seconds that all take to compute."""
+
+    nbytes: float
+    seconds: float
+
+
+_NOTHING = Asked(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,21 @@ class Sweep:
 
     rates: bytes per second that each rank reads. compute: seconds for each of its blocks. Both are in rank order.
     sums: seconds that the sum after a block takes. overlap: whether one chunk is computed while another is summed.
+    experts: those that each of a rank's blocks asks for, if any, in rank order.
     """
 
     rates: Sequence[float]
     compute: Sequence[Mapping[str, float]]
     sums: float
     overlap: bool = False
+    experts: Sequence[Mapping[str, Asked]] = ()
+
+    def computed(self, rank: int, lane: Lane, name: str, now: float) -> float:
+        """When the rank has computed its partial of a block that it may begin at the moment ``now``."""
+        rate, seconds = self.rates[rank], self.compute[rank][name]
+        begun = max(now, lane.fetch(name, rate)) + seconds
+        asked = self.experts[rank].get(name, _NOTHING) if self.experts else _NOTHING
+        return max(lane.read_now(asked.nbytes, rate, begun), begun + asked.seconds)
 
 
 def simulate(lanes: Sequence[Lane], sweeps: Sequence[Sweep]) -> list[float]:
@@ -75,9 +101,7 @@ def simulate(lanes: Sequence[Lane], sweeps: Sequence[Sweep]) -> list[float]:
     for sweep in sweeps:
         for name in lanes[0].blocks:
             holders = [rank for rank, lane in enumerate(lanes) if name in lane.blocks]
-            done = [
-                max(now, lanes[rank].fetch(name, sweep.rates[rank])) + sweep.compute[rank][name] for rank in holders
-            ]
+            done = [sweep.computed(rank, lanes[rank], name, now) for rank in holders]
             sums = sweep.sums if len(holders) == len(lanes) > 1 else 0.0
             now = max(*done, now + sums) if sweep.overlap else max(done) + sums
             for rank in holders:

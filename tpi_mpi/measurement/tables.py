@@ -9,6 +9,10 @@ _BENCH_RANK = (
     *("stall", "compute", "allreduce", "peak", "budget"),
 )
 _BENCH_KERNEL = ("rank", "format", "memory", "1 row", *("2", "4", "8", "16"), "1 row/memory", "64 rows", "256")
+_BENCH_EXPERTS = (
+    *("rank", "experts", "kept", "of", "prompt wants", "a layer", "hits"),
+    *("token wants", "a layer", "hits", "reads", "guessed rightly"),
+)
 _BENCH_TIME = ("", "measured", "lower bound", "ratio", "reading", "computing", "allreduces", "memory alone")
 _CHECK_RANK = (
     *("rank", "host", "tpi_mpi", "python", "numpy", "numba", "mpi4py", "MPI", "threads", "slab", "shard", "free"),
@@ -31,6 +35,9 @@ def bench_table(report: dict) -> Iterator[str]:
     )
     yield from aligned([_BENCH_RANK, *(_bench_rank(rank, report["main_format"]) for rank in report["ranks"])])
     yield ""
+    if any(rank["experts"] for rank in report["ranks"]):
+        yield from aligned([_BENCH_EXPERTS, *map(_bench_experts, report["ranks"])])
+        yield ""
     yield from _kernels(report["kernels"])
     yield ""
     measured = {"ttft": report["ttft_s"], "tpot": report["tpot_s"]["median"]}
@@ -72,6 +79,26 @@ def _bench_rank(rank: dict, main: str) -> Sequence[str]:
     )
 
 
+def _bench_experts(rank: dict) -> Sequence[str]:
+    own, prompt, token = rank["experts"], rank["experts"]["prompt"], rank["experts"]["token"]
+    return (
+        *(str(value) for value in (rank["rank"], own["all"], own["kept"])),
+        format_size(own["size"]),
+        *_bench_hits(prompt),
+        *_bench_hits(token),
+        format_size(token["bytes_missed"]),
+        _part(token["guess_rate"]),
+    )
+
+
+def _bench_hits(figures: dict) -> Sequence[str]:
+    return format_size(figures["bytes_wanted"]), f"{figures['per_layer']:.1f}", _part(figures["hit_rate"])
+
+
+def _part(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.0%}"
+
+
 def _bench_times(report: dict, name: str, measured: float) -> Sequence[str]:
     bound = report["lower_bound"][name]
     parts = ("total_s", "read_s", "compute_s", "allreduce_s", "memory_s")
@@ -84,6 +111,7 @@ def check_table(report: dict) -> Iterator[str]:
     yield f"{report['model']}, {report['dtype']}, {report['world_size']} ranks, allreduce {report['allreduce']}"
     yield from aligned([_CHECK_RANK, *(_check_rank(rank, report["main_format"]) for rank in report["ranks"])])
     yield ""
+    yield from (_kept(rank) for rank in report["ranks"] if rank["experts"])
     yield _expected(report)
 
 
@@ -102,6 +130,14 @@ def _check_rank(rank: dict, main: str) -> Sequence[str]:
         show_rate(rates["products"][main]["gemv"]),
         show_seconds(link["latency_s"]) if link else "-",
         f"{link['bandwidth'] / 1e6:.1f} MB/s" if link else "-",
+    )
+
+
+def _kept(rank: dict) -> str:
+    own = rank["experts"]
+    return (
+        f"rank {rank['rank']}: memory for {own['kept']} of {own['all']} experts of {format_size(own['size'])}; "
+        f"{own['assumed_hit_rate']:.0%} of a token's are assumed to be there"
     )
 
 

@@ -156,6 +156,11 @@ def _expert(config: ModelConfig, layer: int, number: int) -> Block:
     return Block(expert_name(layer, number), Kind.EXPERT, _expert_tensors(config, layer, number), layer)
 
 
+def router_name(layer: int) -> str:
+    """The name of the block that chooses among a layer's experts."""
+    return f"layers.{layer}.{Kind.ROUTER.value}"
+
+
 def expert_name(layer: int, number: int) -> str:
     """The name of an expert's block."""
     return f"layers.{layer}.{Kind.EXPERT.value}.{number}"

@@ -111,12 +111,13 @@ class RankCheck:
             "problems": self.problems,
         }
 
-    def _memory(self) -> dict[str, int]:
+    def _memory(self) -> dict[str, object]:
         """The memory that is free, that the rank may take, that it has taken, and that its shard needs, in bytes."""
         budget, own = self.options.machine.memory or default_budget(self.cores.ranks), taken()
         shard = Shard.of(self.slab, self.capacity, self.chunking.most)
+        slots = 0
         try:
-            shard.plan(budget, own)
+            slots = shard.plan(budget, own).slots
         except UserError as error:
             self.problems.append(str(error))
         return {
@@ -124,6 +125,7 @@ class RankCheck:
             "budget_bytes": budget,
             "taken_bytes": own,
             "shard_bytes": shard.nbytes,
+            "experts": shard.experts.to_json(slots),
         }
 
     def _rates(self) -> dict:

@@ -1,6 +1,6 @@
 """Ratios for unequal machines, from what tpi_mpi.check measured on them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.units import show_seconds
+from tpi_mpi.measurement.experts.hits import assumed_hit_rate
 from tpi_mpi.measurement.performance_model import Machine, Prediction, Shard, Work, predict, shards
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.weights.slabs.stored_formats import StoredFormats
@@ -25,6 +26,8 @@ class Ability:
     room: bytes of weights that fit in memory if nothing is streamed. window: how many of them the window takes if
         something is. read, gemv: bytes per second that it streams, and that it multiplies with one row.
     idle: seconds of each token in which it multiplies nothing. most: bytes up to which its largest block still fits.
+    experts: the part of its bytes that are experts. routed: the part that are experts of a token.
+    hit_rate: the part of a token's experts that are in memory where a part of all experts is.
     """
 
     room: int
@@ -33,11 +36,34 @@ class Ability:
     gemv: float
     idle: float
     most: float = inf
+    experts: float = 0.0
+    routed: float = 0.0
+    hit_rate: Callable[[float], float] = assumed_hit_rate
 
     def bytes_within(self, seconds: float) -> float:
-        """Bytes of weights that it gets through in a token that takes ``seconds``."""
+        """The most bytes of weights with which a token takes ``seconds``."""
+        if self.experts:
+            return _largest(lambda nbytes: self._seconds_with_experts(nbytes) <= seconds, self.most)
         streaming = self.room - self.window + self.read * seconds
         return max(0.0, min(max(self.room, streaming), self.gemv * (seconds - self.idle), self.most))
+
+    def _seconds_with_experts(self, nbytes: float) -> float:
+        """What a token takes with so many bytes of weights: experts that are missing are read while others compute."""
+        blocks = nbytes * (1 - self.experts)
+        spare = self.room - blocks
+        streamed = 0.0 if spare >= 0 else self.window - spare
+        missed = nbytes * self.routed * (1 - self.hit_rate(max(0.0, spare) / (nbytes * self.experts)))
+        computing = blocks / self.gemv + max(missed / self.read, nbytes * self.routed / self.gemv)
+        return max((streamed + missed) / self.read, self.idle + computing)
+
+
+def _largest(fits: Callable[[float], bool], most: float) -> float:
+    """The largest number up to ``most`` that fits, where all smaller ones do."""
+    low, high = 0.0, most
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 @dataclass(frozen=True)
@@ -144,18 +170,24 @@ def _try(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> Pre
 def _abilities(given: Sequence[Shard], machines: Sequence[Machine], work: Work) -> list[Ability]:
     head = given[0].head_seconds(machines[0].rates)  # for which all others wait
     return [
-        _ability(shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0))
+        _ability(shard, machine, work.token_sum * len(shard.layers) + (head if rank else 0), work.hit_rate)
         for rank, (shard, machine) in enumerate(zip(given, machines, strict=True))
     ]
 
 
-def _ability(shard: Shard, machine: Machine, idle: float) -> Ability:
+def _ability(shard: Shard, machine: Machine, idle: float, hit_rate: float | None) -> Ability:
     room, largest = max(0, machine.budget - machine.taken - shard.fixed), max(shard.blocks.values())
+    experts, token = shard.experts, sum(shard.token_seconds(machine.rates).values())
+    token += sum(asked.seconds for asked in experts.of_token(1.0, machine.rates).values())
+    needed = largest + (experts.sizes.least * experts.sizes.size if experts.sizes else 0)
     return Ability(
         room=room,
         window=2 * largest,
         read=machine.rates.read,
-        gemv=shard.nbytes / sum(shard.token_seconds(machine.rates).values()),
+        gemv=(shard.swept + experts.row_bytes) / token,
         idle=idle,
-        most=shard.nbytes * room / largest,
+        most=shard.nbytes * room / needed,
+        experts=experts.nbytes / shard.nbytes,
+        routed=experts.row_bytes / shard.nbytes,
+        hit_rate=assumed_hit_rate if hit_rate is None else lambda part: 1.0 if part >= 1 else hit_rate,
     )

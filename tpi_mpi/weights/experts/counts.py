@@ -19,6 +19,25 @@ class Counts:
     guessed: int = 0
     guessed_right: int = 0
 
+    def since(self, before: "Counts") -> "Counts":
+        """What was added to earlier counts."""
+        return Counts(**{name: count - getattr(before, name) for name, count in vars(self).items()})
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The part of what was wanted that was there, or on its way; None if nothing was wanted."""
+        return 1 - self.missed / self.wanted if self.wanted else None
+
+    @property
+    def guess_rate(self) -> float | None:
+        """The part of the guesses that were right; None if there were none."""
+        return self.guessed_right / self.guessed if self.guessed else None
+
+    @property
+    def bytes_needed(self) -> float:
+        """About how many bytes had to be read: those that were missed, and those that were guessed rightly."""
+        return self.bytes_missed + self.guessed_right * self.bytes_wanted / max(1, self.wanted)
+
 
 @dataclass(frozen=True)
 class ExpertUsage:
@@ -30,7 +49,6 @@ class ExpertUsage:
     counts: Counts
 
     def to_json(self) -> dict:
-        counts = self.counts
-        hits = 1 - (counts.missed + counts.guessed_right) / counts.wanted if counts.wanted else None
+        hits = self.counts.hit_rate
         own = {"kept": self.kept, "all": self.all, "size": self.size}
-        return own | vars(counts) | {"hit_rate": None if hits is None else round(hits, 4)}
+        return own | vars(self.counts) | {"hit_rate": None if hits is None else round(hits, 4)}

@@ -71,6 +71,12 @@ class LayerExperts:
         """Bytes of the largest one."""
         return max(record.nbytes for record in self.records)
 
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Where they lie in a file: those of a kind one after the other, from a first byte up to a last one."""
+        for kind, record in enumerate(self.records):
+            offsets = self.offsets[self.kinds == kind]
+            yield int(offsets.min()), int(offsets.max()) + record.nbytes
+
     def extents(self) -> Iterator[BlockExtent]:
         """Each as a block, in the order of their numbers: for whoever handles all blocks alike."""
         return (self.extent(number) for number in range(len(self)))

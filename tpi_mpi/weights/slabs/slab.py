@@ -15,7 +15,17 @@ import numpy as np
 from tpi_mpi.kernels.experts.record import ExpertRecord
 from tpi_mpi.kernels.formats import FLOATS, Format, Layout, Plain, Tiled
 from tpi_mpi.model import names
-from tpi_mpi.model.blocks import EMBEDDING, Block, Kind, TensorSpec, all_blocks, experts_of, shard_blocks, shard_of
+from tpi_mpi.model.blocks import (
+    EMBEDDING,
+    Block,
+    Kind,
+    TensorSpec,
+    all_blocks,
+    experts_of,
+    router_name,
+    shard_blocks,
+    shard_of,
+)
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
@@ -80,7 +90,7 @@ class Slab:
         sizes = {name: extent.nbytes for name, extent in self.sweep.items()}
         for layer, own in self.experts.items():
             average = own.nbytes // len(own)
-            sizes[f"layers.{layer}.{Kind.ROUTER.value}"] += self.config.experts.routing.top_k * average
+            sizes[router_name(layer)] += self.config.experts.routing.top_k * average
         return sizes
 
     @property
