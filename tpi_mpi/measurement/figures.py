@@ -1,4 +1,4 @@
-"""Pictures: of a trace, one sweep and memory over the whole run; of a report, where time and memory went."""
+"""Pictures: of a trace, one sweep, and memory and experts over the whole run; of a report, where time and memory went."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.trace import ACTIVITIES
 from tpi_mpi.common.units import GIB
+from tpi_mpi.measurement.experts.picture import draw_experts
 
 _COLOURS = {"fetch": "#4477aa", "stall": "#cc3311", "compute": "#228833", "allreduce": "#ccbb44"}
 
@@ -27,15 +28,19 @@ def draw(content: JsonObject, sweep: int | None = None) -> Figure:
 
 
 def trace_figure(events: Sequence[Event], sweep: int | None = None) -> Figure:
-    """One sweep's timeline above the whole run: the rows of its sweeps, and memory.
+    """One sweep's timeline above the whole run: the rows of its sweeps, memory and, if there are experts, their hits.
 
     sweep: its number, from 1; by default the last complete one. Raises UserError if the trace has no such sweep.
     """
-    figure = _figure(12, 9)
-    above, middle, below = figure.subplots(3, 1, height_ratios=(3, 2, 2))
+    experts = _samples(events, "experts")
+    figure = _figure(12, 14 if experts else 9)
+    heights = (3, 2, 2, *((3, 1.2) if experts else ()))
+    above, middle, below, *last = figure.subplots(len(heights), 1, height_ratios=heights)
     _draw_sweep(above, events, *_sweep(events, sweep))
     _draw_rows(middle, _samples(events, "rows"))
     _draw_memory(below, _samples(events, "memory"))
+    if experts:
+        draw_experts(*last, experts, [event["ts"] for event in _samples(events, "rows")])
     return figure
 
 

@@ -11,6 +11,7 @@ from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import available, default_budget, taken
 from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.sweep.chunking import Chunking
 from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up
 from tpi_mpi.kernels.formats import Format
@@ -81,14 +82,15 @@ class RankCheck:
         with ExitStack() as stack:
             with compiled_once(self.world, self.cores):
                 cached = KVCache.layouts(slab.config.head_dim, slab.kv_dtype)
-                prepare(slab.matrices, machine.planes, cached, [way.dtype])
+                prepare(slab.matrices, machine.planes, cached, [way.dtype], experts=bool(slab.experts))
                 self.linear = stack.enter_context(open_linear(self.threads, machine.planes))
             self.allreduce = make(self.world, way, slab.config.hidden_size, self.chunking.most)
             stack.callback(self.allreduce.free)
             model = ModelShard(slab.config, slab.partition, self.world.rank, slab.kv_dtype, self.linear)
             reduce = StarReduce(self.world, way, slab.config.hidden_size, min(HEAD_ROWS, self.chunking.most))
             stack.callback(reduce.free)
-            warm_up(slab, model, self.allreduce, reduce, self.chunking.most, self.capacity)
+            rows = Demand.of_one(self.capacity).room(1, slab.config.hidden_size).rows
+            warm_up(slab, model, self.allreduce, reduce, self.chunking.most, rows, self.capacity)
             self._resources = stack.pop_all()
         return self
 
