@@ -4,8 +4,9 @@
         --disk 1GB --links 1,300 0.1,1000
 
 All machines are alike. Shards are equal, sums take what the links take with the best exchange, and nothing else costs
-time. Of a mixture's experts, the part of a token's that is in memory is what --hit-rate says, or an assumption; ``bench``
-measures it. Reads of single experts are taken to be as fast as long ones. Cost: some seconds; no machine is asked.
+time. Of a mixture's experts, the part of a token's that is in memory is what --hit-rate says, or an assumption;
+``bench`` measures it. Reads of single experts are taken to be as fast as long ones. Cost: some seconds; no machine is
+asked.
 """
 
 import argparse

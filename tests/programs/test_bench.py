@@ -60,6 +60,21 @@ def test_a_load_survives_json():
     assert RankLoad.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
 
 
+MIXTURE = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 96,
+}
+
+
 @pytest.fixture(scope="module")
 def bench(demo, tmp_path_factory):
     """A run on slabs in int4, which have an output head in int8."""
@@ -118,6 +133,51 @@ def test_the_table_has_a_line_for_every_rank_and_time(bench):
 def test_the_trace_has_the_memory_too(bench):
     events = json.loads((bench[1] / "t.json").read_text())["traceEvents"]
     assert {event["pid"] for event in events if event["ph"] == "C"} == {0, 1}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A run with memory for some experts, and its report and trace."""
+    directory = tmp_path_factory.mktemp("mixture")
+    slabs, files = directory / "slabs", ["--report", directory / "r.json", "--trace", directory / "t.json"]
+    (directory / "config.json").write_text(json.dumps(MIXTURE))
+    config = ["--config", directory / "config.json", "--ranks", 2, "--dtype", "int4"]
+    run_module("weights_tools.synth", slabs, *config, check=True)
+    arguments = [slabs, "--window", 2, "--prompt-tokens", 40, "--new-tokens", 6, *files]
+    finished = run_module("tpi_mpi.bench", *arguments, ranks=2, check=True)
+    return finished, json.loads(finished.stdout), json.loads((directory / "t.json").read_text())
+
+
+def test_experts_are_counted_for_the_prompt_and_for_tokens(mixture):
+    for rank in mixture[1]["ranks"]:
+        experts, load = rank["experts"], rank["rates"]["experts"]
+        assert experts["all"] == 3 * 16
+        prompt, token = experts["prompt"], experts["token"]
+        assert 4 < prompt["per_layer"] <= 16
+        assert token["per_layer"] == 4
+        assert prompt["bytes_wanted"] == load["wanted"] > load["missed"] > 0
+        assert 0 <= token["hit_rate"] <= 1
+        assert token["bytes_missed"] <= token["bytes_wanted"] < prompt["bytes_wanted"]
+        assert sum(load["row"]["nbytes"].values()) == pytest.approx(token["bytes_wanted"], rel=0.1)
+
+
+def test_the_bound_counts_the_experts_that_were_read(mixture):
+    report = mixture[1]
+    for name in ("ttft", "tpot"):
+        assert report["lower_bound"][name]["read_s"] > 0
+        assert report["ratio"][name] > 0
+    needed = [rank["rates"]["streamed"] + rank["rates"]["experts"]["missed"] for rank in report["ranks"]]
+    for rank, nbytes in zip(report["ranks"], needed, strict=True):
+        assert rank["per_token"]["bytes_fetched"] == pytest.approx(nbytes, rel=0.2)
+
+
+def test_the_table_and_the_trace_tell_experts(mixture):
+    finished, _, trace = mixture
+    assert [line for line in finished.stderr.splitlines() if "guessed rightly" in line]
+    events = [event for event in trace["traceEvents"] if event["name"] == "experts"]
+    assert {(event["pid"], event["id"]) for event in events} == {
+        (rank, layer) for rank in range(2) for layer in range(3)
+    }
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_a_checkpoint_that_is_not_split_yet_can_be_checked(demo, tmp_path):
     assert not list(demo.glob(".*"))
 
 
+def test_a_model_with_experts_is_told_how_many_stay(tmp_path):
+    finished = check("none", DEMO.with_name("handbook-moe"), "--prompt-tokens", 40, "--memory", "2GiB", ranks=2)
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads(finished.stdout)
+    for rank in report["ranks"]:
+        experts = rank["experts"]
+        assert (experts["kept"], experts["assumed_hit_rate"]) == (experts["all"], 1.0)
+        assert f"rank {rank['rank']}: memory for {experts['all']} of {experts['all']} experts of " in finished.stderr
+    assert report["expected"]["tpot_s"] > 0
+    path, config = tmp_path / "check.json", ModelConfig.load(DEMO.with_name("handbook-moe") / "config.json")
+    path.write_text(json.dumps(report))
+    again = CheckReport(path, config, 2)
+    assert choose(config, StoredFormats.like(config, "int4"), again.machines, again.work).expected.tpot > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

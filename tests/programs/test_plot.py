@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import run_module
 
+from tpi_mpi.common.trace import Trace, trace_events
 from tpi_mpi.measurement import figures
 
 MIB = 1024**2
@@ -57,6 +58,39 @@ def test_memory_is_drawn_against_the_budget():
     curve, budget = figures.trace_figure(EVENTS).axes[2].lines
     assert list(curve.get_ydata()) == [0.5, 0.75]
     assert list(budget.get_ydata()) == [1, 1]
+
+
+def experts(rank: int, layer: int, moment: float, present: int, missed: int) -> dict:
+    counts = {"present": present, "missed": missed}
+    return {"ph": "C", "pid": rank, "name": "experts", "id": layer, "ts": moment * 1e3, "args": counts}
+
+
+MIXTURES = [
+    *(experts(rank, layer, 1 + layer, 0, 8) for rank in range(2) for layer in (1, 2)),
+    *(experts(rank, 1, 30.5, 3, 1) for rank in range(2)),
+    *(experts(rank, 2, 35, 4 * rank, 4 * (1 - rank)) for rank in range(2)),
+]
+
+
+def test_missed_experts_are_drawn_by_layer_and_sweep():
+    figure = figures.trace_figure([*EVENTS, *MIXTURES])
+    above, below = figure.axes[3:5]
+    (mesh,) = above.collections
+    assert mesh.get_array().tolist() == [[1, 0.25], [1, 0.5]]
+    assert [label.get_text() for label in above.get_yticklabels()] == ["1", "2"]
+    of_sweep, so_far = below.lines
+    assert list(of_sweep.get_xdata()) == [1, 2]
+    assert list(of_sweep.get_ydata()) == [0, 10 / 16]
+    assert list(so_far.get_ydata()) == [0, 10 / 48]
+    assert [len(figures.trace_figure(events).axes) for events in (EVENTS, [*EVENTS, *MIXTURES])] == [3, 6]
+
+
+def test_a_trace_tells_experts():
+    trace = Trace(record=True)
+    trace.experts(5, 4, 1)
+    own = {"spans": [], "memory": [], "sweeps": [], "fetched": trace.fetched, "host": "here", "budget": None}
+    (event,) = (event for event in trace_events(1, own) if event["ph"] == "C")
+    assert (event["name"], event["pid"], event["id"], event["args"]) == ("experts", 1, 5, {"present": 3, "missed": 1})
 
 
 def plot(tmp_path, content: object, *arguments, out: str = "out.png"):

@@ -1,4 +1,4 @@
-"""Pictures: of a trace, one sweep, and memory and experts over the whole run; of a report, where time and memory went."""
+"""Pictures: of a trace, one sweep, then memory and experts all along; of a report, where time and memory went."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
