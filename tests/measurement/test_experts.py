@@ -288,7 +288,8 @@ def bench_report(experts: dict | None) -> dict:
     """A report of tpi_mpi.bench, as far as the table looks at it."""
     rates = {"read": 1e9, "memory": 1e9, "weights": 10, "streamed": 5, "products": {"int4 by 32": {"gemv": 1e9}}}
     token = {"bytes_fetched": 5, "stall_s": 0.1, "compute_s": 0.1, "allreduce_s": 0.1}
-    rank = {"rank": 0, "host": "a", "threads": 1, "rates": rates, "per_token": token, "experts": experts}
+    rank = {"rank": 0, "host": "a", "threads": 1, "rates": rates, "per_token": token}
+    rank |= {"experts": experts} if experts else {}
     parts = dict.fromkeys(("total_s", "read_s", "compute_s", "allreduce_s", "memory_s"), 0.1)
     return {
         **{"model": "m", "dtype": "int4", "world_size": 1, "allreduce": "star", "prompt_tokens": 4},

@@ -35,7 +35,7 @@ def bench_table(report: dict) -> Iterator[str]:
     )
     yield from aligned([_BENCH_RANK, *(_bench_rank(rank, report["main_format"]) for rank in report["ranks"])])
     yield ""
-    if any(rank["experts"] for rank in report["ranks"]):
+    if any("experts" in rank for rank in report["ranks"]):
         yield from aligned([_BENCH_EXPERTS, *map(_bench_experts, report["ranks"])])
         yield ""
     yield from _kernels(report["kernels"])
