@@ -158,7 +158,8 @@ def test_experts_are_counted_for_the_prompt_and_for_tokens(mixture):
         assert prompt["bytes_wanted"] == load["wanted"] > load["missed"] > 0
         assert 0 <= token["hit_rate"] <= 1
         assert token["bytes_missed"] <= token["bytes_wanted"] < prompt["bytes_wanted"]
-        assert sum(load["row"]["nbytes"].values()) == pytest.approx(token["bytes_wanted"], rel=0.1)
+        row = sum(load["row"]["nbytes"].values())  # without the padding that is read with it
+        assert 0.7 * token["bytes_wanted"] < row < token["bytes_wanted"]
 
 
 def test_the_bound_counts_the_experts_that_were_read(mixture):
