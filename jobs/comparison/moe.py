@@ -221,15 +221,13 @@ class Usage:
     def of(cls, took: dict) -> "Usage":
         ranks, count = took["ranks"], len(took["seconds"][1])
         total = {key: sum(rank["parts"][2].get(key, 0) for rank in ranks) for key in KEYS}
-        size = max((rank.get("experts") or {}).get("size", 0) for rank in ranks)
-        wrong = size * (total["guessed"] - total["guessed_right"])
-        needed = max(total["bytes_fetched"] - wrong, total["bytes_missed"])
+        needed = total["bytes_fetched"] - total["bytes_wasted"]
         hits = 1 - total["missed"] / total["wanted"] if total["wanted"] else None
         rates = [sum(pair) for pair in zip(*(rank["disk_rates"] for rank in ranks), strict=True)]
         return cls(total["bytes_fetched"] / count, needed / count, hits, rates)
 
 
-KEYS = ("bytes_fetched", "wanted", "missed", "bytes_missed", "guessed", "guessed_right")
+KEYS = ("bytes_fetched", "bytes_wasted", "wanted", "missed")
 
 
 def in_memory(mixture: Mixture, options: argparse.Namespace) -> None:

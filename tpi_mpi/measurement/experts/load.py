@@ -23,7 +23,7 @@ class ExpertLoad:
     def of(cls, slab: Slab, prompt: Counts, tokens: Counts, sweeps: int) -> "ExpertLoad":
         """prompt, tokens: what was counted in the prompt's sweep, and in so many sweeps of one token."""
         row = Matrices.of_row(slab.experts.values(), slab.config.experts.routing.top_k)
-        return cls(row, prompt.bytes_wanted, round(tokens.bytes_needed / sweeps))
+        return cls(row, prompt.bytes_wanted, round(tokens.bytes_missed / sweeps))
 
     @property
     def row_bytes(self) -> int:

@@ -11,7 +11,7 @@ from tpi_mpi.common.trace import Trace
 from tpi_mpi.kernels.experts.record import Present
 from tpi_mpi.weights.experts.counts import Counts, ExpertUsage
 from tpi_mpi.weights.experts.fetching import Fetching
-from tpi_mpi.weights.experts.residency import Residency
+from tpi_mpi.weights.experts.residency import Expert, Residency
 from tpi_mpi.weights.experts.sizes import ExpertSizes
 from tpi_mpi.weights.slabs.slab import Slab
 
@@ -29,7 +29,7 @@ class ExpertCache:
         self._slab, self._residency, self._trace = slab, residency, trace
         self.shares = shares
         self._kept: dict[int, dict[int, None]] = {layer: {} for layer in shares}  # the least recently used first
-        self._guessed: set[int] = set()  # of the layer whose turn is next
+        self._guesses: set[Expert] = set()
         self.counts = Counts()
 
     @property
@@ -53,9 +53,10 @@ class ExpertCache:
         keeping.
         """
         kept = self._kept[layer]
-        self._withdraw_guesses(layer, wanted)
+        guessed = self._guesses.intersection((layer, number) for number in wanted)
+        self._settle_guesses(guessed)
         missing = [number for number in wanted if number not in kept]
-        self._count(layer, wanted, missing)
+        self._count(layer, wanted, [*missing, *(number for _, number in guessed)])
         fetching = Fetching(layer, wanted, missing, self._residency, self._make_room, kept)
         for some in fetching.deliveries(in_order):
             yield [self._residency.present((layer, number)) for number in some]
@@ -77,27 +78,30 @@ class ExpertCache:
         """Begins to read what the layer whose turn is next may want, as far as there are free slots."""
         kept = self._kept[layer]
         new = [number for number in numbers if number not in kept][: self._residency.free]
+        self._guesses = {(layer, number) for number in new}
         self._residency.request([(layer, number) for number in new], later=True)
-        self._guessed = set(new)
         self._kept[layer] = dict.fromkeys(new) | kept  # the first to go, unless they are used
         self.counts.guessed += len(new)
 
-    def _withdraw_guesses(self, layer: int, wanted: Collection[int]) -> None:
-        """What was guessed, is not wanted, and has not been begun need not be read; the rest of it is needed now."""
-        self.counts.guessed_right += len(self._guessed.intersection(wanted))
-        for number in self._guessed.intersection(wanted):
-            self._residency.hurry((layer, number))
-        for withdrawn, number in self._residency.withdraw():
-            del self._kept[withdrawn][number]
-        self._guessed = set()
+    def _settle_guesses(self, right: Collection[Expert]) -> None:
+        """The right guesses are needed now; the others need not be read, if that has not begun."""
+        self.counts.guessed_right += len(right)
+        for expert in right:
+            self._residency.hurry(expert)
+        withdrawn = self._residency.withdraw()
+        for layer, number in withdrawn:
+            del self._kept[layer][number]
+        for layer, number in self._guesses.difference(right, withdrawn):
+            self.counts.bytes_wasted += self._slab.experts[layer].record(number).nbytes
+        self._guesses = set()
 
-    def _count(self, layer: int, wanted: Sequence[int], missing: Sequence[int]) -> None:
+    def _count(self, layer: int, wanted: Sequence[int], missed: Sequence[int]) -> None:
         own, counts = self._slab.experts[layer], self.counts
         counts.wanted += len(wanted)
-        counts.missed += len(missing)
+        counts.missed += len(missed)
         counts.bytes_wanted += sum(own.record(number).nbytes for number in wanted)
-        counts.bytes_missed += sum(own.record(number).nbytes for number in missing)
-        self._trace.experts(layer, len(wanted), len(missing))
+        counts.bytes_missed += sum(own.record(number).nbytes for number in missed)
+        self._trace.experts(layer, len(wanted), len(missed))
 
     def _make_room(self, layer: int, needed: Collection[int]) -> bool:
         """Frees a slot if there is none; returns whether there is one.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 class Counts:
     """So far.
 
-    wanted: experts, each counted once a sweep however many rows are given to it. missed: those of them that were
-    neither in memory nor on their way. bytes_wanted, bytes_missed: their bytes.
-    guessed: experts that were read because they might be wanted next. guessed_right: those that then were.
+    wanted: experts, each counted once a sweep however many rows are given to it. missed: those of them that had to be
+    read. bytes_wanted, bytes_missed: their bytes.
+    guessed: experts that were asked for because they might be wanted next. guessed_right: those that then were, and
+    count as missed. bytes_wasted: bytes of others that had been read by then.
     """
 
     wanted: int = 0
@@ -18,6 +19,7 @@ class Counts:
     bytes_missed: int = 0
     guessed: int = 0
     guessed_right: int = 0
+    bytes_wasted: int = 0
 
     def since(self, before: "Counts") -> "Counts":
         """What was added to earlier counts."""
@@ -25,18 +27,13 @@ class Counts:
 
     @property
     def hit_rate(self) -> float | None:
-        """The part of what was wanted that was there, or on its way; None if nothing was wanted."""
+        """The part of what was wanted that was in memory; None if nothing was wanted."""
         return 1 - self.missed / self.wanted if self.wanted else None
 
     @property
     def guess_rate(self) -> float | None:
         """The part of the guesses that were right; None if there were none."""
         return self.guessed_right / self.guessed if self.guessed else None
-
-    @property
-    def bytes_needed(self) -> float:
-        """About how many bytes had to be read: those that were missed, and those that were guessed rightly."""
-        return self.bytes_missed + self.guessed_right * self.bytes_wanted / max(1, self.wanted)
 
 
 @dataclass(frozen=True)
