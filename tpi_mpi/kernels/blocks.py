@@ -103,7 +103,7 @@ class Blocks(Protocol):
         """
 
     def mixture(self, tensors: Arranged, hidden: np.ndarray, partial: np.ndarray | None = None) -> Mixture:
-        """Hidden states (T, width), normalised and dealt to experts.
+        """Hidden states (T, width), normalised and dealt to experts; these get the normalised states that decided.
 
         The choice is bitwise the same on every CPU, and whoever computes it; so it is on every rank.
 
@@ -117,5 +117,5 @@ class Blocks(Protocol):
     def memory(self, rows: int, longest: int) -> int:
         """Bytes that ``rows`` positions of sequences of up to ``longest`` take while they are computed, at most.
 
-        Without what was allocated when as many had been computed before.
+        Without what was allocated when as many had been computed before: mixtures too, by experts with every record.
         """

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tpi_mpi.kernels.blocks import Blocks, Segments, Shapes
-from tpi_mpi.kernels.experts.slow_mixture import SlowMixture
+from tpi_mpi.kernels.experts.slow_mixture import SlowMixture, slow_mixture_numbers
 from tpi_mpi.kernels.formats import TILE, Format, Tiled
 from tpi_mpi.kernels.kv_cache import KVCache
 from tpi_mpi.kernels.operand import Arranged, Operand, Vector
@@ -126,7 +126,8 @@ class FallbackBlocks:
         mixed = shapes.heads * shapes.head_dim
         projected = rows * (6 * shapes.width + 4 * shapes.columns + 6 * mixed)
         widened = 4 * shapes.kv_heads * longest * shapes.head_dim  # keys and values in float32, and as stored
-        return 4 * (projected + widened + shapes.heads * rows * longest)
+        dealt = slow_mixture_numbers(rows, shapes)
+        return 4 * (projected + widened + shapes.heads * rows * longest + dealt)
 
     def _gated(self, states: torch.Tensor, tensors: Sequence[Operand | Vector | None]) -> np.ndarray:
         """What a feed-forward block, or an expert, makes of normalised states."""

@@ -9,7 +9,7 @@ from tpi_mpi.kernels.experts.record import Present
 
 
 class Mixture(Protocol):
-    """The rows of a sweep in one layer.
+    """The rows of a sweep in one layer. The next mixture of the same blocks ends this one.
 
     chosen: int64 (T, top_k), ascending in each row. shares: float32 (T, top_k), how much each counts.
     wanted: every expert that any row was given to, ascending.

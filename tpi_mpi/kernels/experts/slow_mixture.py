@@ -54,6 +54,15 @@ class SlowMixture:
         return self._result
 
 
+def slow_mixture_numbers(rows: int, shapes: Shapes) -> int:
+    """How many float32 take as much memory as a mixture of ``rows`` rows does, at most."""
+    routing = shapes.routing
+    if routing is None:
+        return 0
+    of_choice = 2 * (3 * shapes.width + 6 * routing.experts)  # float64
+    return rows * (of_choice + shapes.width * (2 + routing.top_k))
+
+
 def tensors_of(one: Present) -> Tensors:
     """An expert's tensors as views of the memory that it is in."""
     memory = (c_char * one.record.nbytes).from_address(one.address)
