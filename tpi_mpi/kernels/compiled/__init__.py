@@ -6,8 +6,9 @@ functions   their names
 pool        the threads that run them
 prepared    products with all that kernels need to know of them
 multiplier  products of whoever has arrays
+program     the steps of a block, with the record that they share
 segments    whose positions the rows of a block are
-blocks      the steps of a block, prepared once and run by one call
+blocks      blocks as lists of steps, prepared once and run by one call
 reading     memory read for its rate
 
 experts/ has mixtures of experts.

@@ -10,9 +10,10 @@ from tpi_mpi.kernels.blocks import Segments, Shapes
 from tpi_mpi.kernels.compiled import functions
 from tpi_mpi.kernels.compiled.experts.mixture import CompiledMixture, Mixtures
 from tpi_mpi.kernels.compiled.experts.templates import Templates
-from tpi_mpi.kernels.compiled.functions import Function, product_of
+from tpi_mpi.kernels.compiled.functions import product_of
 from tpi_mpi.kernels.compiled.pool import Pool
 from tpi_mpi.kernels.compiled.prepared import Product, Scratch, Step, aligned, prepared, result_step
+from tpi_mpi.kernels.compiled.program import Program
 from tpi_mpi.kernels.compiled.segments import Attended, most_places
 from tpi_mpi.kernels.cpu import Cpu
 from tpi_mpi.kernels.formats import TILE, Tiled
@@ -26,50 +27,10 @@ _ACTIVATIONS = {"silu": SILU, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH
 
 # The most rows for which each span of positions is an item of work: with more, there is work enough for all threads.
 _SPLIT_ROWS = 8
-# Rows that a thread claims at a time, of steps that are done row by row.
-_ROWS = 4
 _MOST_PROGRAMS = 512
 
 # The numbers of a record that change from call to call; a feed-forward block needs only the first three.
 _CALL, _SHORT_CALL = struct.Struct(f"{record.CALL}q"), struct.Struct("3q")
-
-
-class _Program:
-    """The steps of a block for a number of rows, with the record that they share.
-
-    attend: which step is attention, if any.
-    """
-
-    attend = 0
-
-    def __init__(self, shapes: Shapes, rows: int):
-        self.record = np.zeros(record.RECORD, np.int64)
-        self.record[record.ROWS], self.record[record.WIDTH] = rows, shapes.width
-        self.record[record.EPS] = np.float32(shapes.eps).view(np.uint32)
-        self.address = self.record.ctypes.data
-        self.kept: list = []  # whatever steps point to
-
-    def set(self, **places: int) -> None:
-        """Sets numbers of the record by their names in lower case."""
-        for name, value in places.items():
-            self.record[getattr(record, name.upper())] = value
-
-    def by_rows(self, kernel: Function) -> Step:
-        """A step that is done for each row."""
-        return kernel.address, self.address, int(self.record[record.ROWS]), _ROWS
-
-    def finish(self, *some: Sequence[Step]) -> None:
-        """Puts the steps together."""
-        self._steps = np.array([step for part in some for step in part], np.int64)
-        self._steps_address, self._count = self._steps.ctypes.data, len(self._steps)
-
-    def items(self, step: int, count: int) -> None:
-        """Says how many items of work a step has."""
-        self._steps[step, 2] = count
-
-    def run(self, control: int) -> None:
-        """Runs the steps, once the record is complete."""
-        functions.EXECUTE.call(control, self._steps_address, self._count)
 
 
 class CompiledBlocks:
@@ -80,7 +41,7 @@ class CompiledBlocks:
         self._scratch = scratch
         self._choose, self._cpu = choose, cpu
         self._shapes = shapes
-        self._programs: dict[tuple, _Program] = {}
+        self._programs: dict[tuple, Program] = {}
         self._version = 0
 
     def attention(
@@ -125,7 +86,7 @@ class CompiledBlocks:
     def memory(self, rows: int, longest: int) -> int:
         return 0  # the scratch memory is as large as it was for the most rows
 
-    def _plan(self, key: tuple, make: Callable[[], _Program]) -> _Program:
+    def _plan(self, key: tuple, make: Callable[[], Program]) -> Program:
         """Makes a program and remembers it, and forgets those whose scratch memory has moved."""
         program = make()
         if len(self._programs) >= _MOST_PROGRAMS or self._version != self._scratch.version:
@@ -134,18 +95,18 @@ class CompiledBlocks:
         self._programs[key] = program
         return program
 
-    def _normalise(self, rows: int) -> _Program:
-        program = _Program(self._shapes, rows)
+    def _normalise(self, rows: int) -> Program:
+        program = Program(self._shapes, rows)
         program.finish([program.by_rows(functions.NORMALISE)])
         return program
 
-    def _prepared(self, segments: Segments, program: _Program, window: int | None) -> Attended:
+    def _prepared(self, segments: Segments, program: Program, window: int | None) -> Attended:
         made = Attended(segments, self._shapes, program.record, window)
         segments.prepared[window] = made
         return made
 
-    def _attention(self, rows: int, cache: KVCache, tensors: Arranged) -> _Program:
-        shapes, program = self._shapes, _Program(self._shapes, rows)
+    def _attention(self, rows: int, cache: KVCache, tensors: Arranged) -> Program:
+        shapes, program = self._shapes, Program(self._shapes, rows)
         kernel = choose_exact(cache.key_layout, self._cpu)
         places = most_places(rows, shapes, kernel.height)
         split = rows <= _SPLIT_ROWS
@@ -172,8 +133,8 @@ class CompiledBlocks:
         program.finish(begin, middle, _steps_of(output), [program.by_rows(functions.FINISH)])
         return program
 
-    def _feed_forward(self, rows: int, tensors: Arranged) -> _Program:
-        shapes, program = self._shapes, _Program(self._shapes, rows)
+    def _feed_forward(self, rows: int, tensors: Arranged) -> Program:
+        shapes, program = self._shapes, Program(self._shapes, rows)
         projected = self._products(rows, tensors, (record.GATE, record.UP))
         output = self._products(rows, tensors, (record.DOWN,))
         rooms = self._rooms(rows * 4 * shapes.width, projected, output)
@@ -195,7 +156,7 @@ class CompiledBlocks:
         return self._scratch.rooms([of_states, results, ordered, *others])
 
     def _place(
-        self, program: _Program, rooms: Sequence[int], projected: list[Product], output: list[Product],
+        self, program: Program, rooms: Sequence[int], projected: list[Product], output: list[Product],
         width: int, mixed: int | None, bias: int,
     ) -> list[Step]:  # fmt: skip
         """Says where everything is; returns the steps up to the projections.

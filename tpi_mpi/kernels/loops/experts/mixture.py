@@ -20,7 +20,7 @@ def add_experts(control, address):
     blocks = -(-m[mixture.WIDTH] // mixture.COLUMNS_TOGETHER)
     store(control + BUSY, 1)
     while m[mixture.NEXT_PRESENT] < m[mixture.PRESENTS_COUNT]:
-        plan(m, address)
+        plan(m)
         for step in range(job.STEPS):
             group = group_at(m, step)
             if group[job.ITEMS] > 0:

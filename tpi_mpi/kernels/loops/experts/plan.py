@@ -13,7 +13,7 @@ _LINE = 64
 
 
 @helper
-def plan(m, address):
+def plan(m):
     """Plans the next jobs of the mixture whose record this is."""
     clear_groups(m)
     if m[mixture.KEPT] == 0:
