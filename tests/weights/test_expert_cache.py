@@ -205,3 +205,17 @@ def test_shares_and_what_is_nobodys_share_are_all_slots(slab, slots):
     total = sum(own.values())
     assert total == slots if slots == sizes.most else total == max(0, slots - TOP_K)
     assert max(own.values()) - min(own.values()) <= 1
+
+
+def test_guesses_that_are_still_arriving_only_take_time(slab, monkeypatch):
+    read = reader.Reader._read
+    monkeypatch.setattr(reader.Reader, "_read", lambda self, one: time.sleep(0.01) or read(self, one))
+    with Residency(slab, 2) as residency:
+        cache = opened(slab, 2, residency)
+        for in_order in (False, True):
+            cache.guess(1, [5, 6])
+            time.sleep(0.002)  # they are being read
+            assert sorted(fetched(cache, slab, 1, [1, 2, 3], in_order)) == [1, 2, 3]
+            cache.guess(2, [5, 6])
+            time.sleep(0.002)
+            assert sorted(fetched(cache, slab, 1, [1, 2, 3], in_order)) == [1, 2, 3]

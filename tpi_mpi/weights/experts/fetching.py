@@ -41,6 +41,8 @@ class Fetching:
         """Has missing experts read, as many as there is room for."""
         while self._missing and self._make_room(self._layer, self._left):
             self._request(self._missing.popleft())
+        if not any(number in self._kept for number in self._left):
+            self._request_instead(self._missing.popleft())
 
     def _request(self, number: int) -> None:
         self._kept[number] = None
@@ -49,7 +51,6 @@ class Fetching:
     def _arrived(self) -> Sequence[int]:
         """Those that are there, whichever they are; waits until there are some."""
         asked = [number for number in self._left if number in self._kept]
-        assert asked, f"there is no room for any expert of layer {self._layer}"
         self._residency.wait_for_any([(self._layer, number) for number in asked])
         return [number for number in asked if self._is_here(number)]
 
@@ -67,9 +68,9 @@ class Fetching:
         return some
 
     def _request_instead(self, first: int) -> None:
-        """Requests an expert in the place of others whose turn comes later."""
+        """Requests an expert in the place of others whose turn comes later, or of guesses that are still arriving."""
         while not self._make_room(self._layer, (first,)):
-            self._residency.wait_for_any([(self._layer, number) for number in self._kept])
+            self._residency.wait_for_a_read()
         self._request(first)
         self._missing = deque(number for number in self._left if number not in self._kept)
 

@@ -107,6 +107,11 @@ class Residency:
             ):
                 self._patience.check(f"block {first} of slab {self._slab.path}")
 
+    def wait_for_a_read(self) -> None:
+        """Returns when anything that is being read has arrived; something must be."""
+        assert self._reads, "nothing is being read that could be waited for"
+        self.wait_for_any(list(self._reads))
+
     def present(self, expert: Expert) -> Present:
         """An expert that has arrived, as kernels know it."""
         layer, number = expert
