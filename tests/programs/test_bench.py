@@ -169,7 +169,7 @@ def test_the_bound_counts_the_experts_that_were_read(mixture):
         assert report["ratio"][name] > 0
     needed = [rank["rates"]["streamed"] + rank["rates"]["experts"]["missed"] for rank in report["ranks"]]
     for rank, nbytes in zip(report["ranks"], needed, strict=True):
-        assert rank["per_token"]["bytes_fetched"] == pytest.approx(nbytes, rel=0.2)
+        assert rank["per_token"]["bytes_fetched"] > 0.8 * nbytes  # and what was guessed wrongly
 
 
 def test_the_table_and_the_trace_tell_experts(mixture):

@@ -1,7 +1,8 @@
 """How long a partition of a model will take on machines that were measured.
 
 Each rank's memory budget is planned as in a run, for the blocks and experts that the partition gives it; then sweeps
-are simulated. Of the experts that a router asks for, those that are not in memory are read after it, not ahead.
+are simulated. Of the experts that a router asks for, those that are not in memory are read after it: how often they can
+be guessed ahead, nothing here tells.
 """
 
 from collections.abc import Mapping, Sequence, Set
