@@ -219,3 +219,25 @@ def test_guesses_that_are_still_arriving_only_take_time(slab, monkeypatch):
             cache.guess(2, [5, 6])
             time.sleep(0.002)
             assert sorted(fetched(cache, slab, 1, [1, 2, 3], in_order)) == [1, 2, 3]
+
+
+def test_where_all_stay_they_are_read_before_anybody_asks(slab):
+    slots = LAYERS * EXPERTS
+    with Residency(slab, slots) as residency:
+        cache = opened(slab, slots, residency)
+        cache.read_all()
+        for layer in range(LAYERS):
+            fetched(cache, slab, layer, [3, 5])
+        while not residency.idle:
+            time.sleep(0.01)
+        missed = cache.counts.missed
+        for layer in range(LAYERS):
+            fetched(cache, slab, layer, range(EXPERTS))
+        assert cache.counts.missed == missed <= 2 * LAYERS
+        assert cache.bytes_fetched == sum(own.nbytes for own in slab.experts.values())
+
+
+def test_where_some_do_not_stay_nothing_is_read_unasked(slab):
+    with Residency(slab, 40) as residency:
+        opened(slab, 40, residency).read_all()
+        assert residency.free == 40

@@ -150,7 +150,9 @@ class Engine:
         silence = self._options.deadline.silence
         residency = stack.enter_context(Residency(self.slab, self.plan.slots, self.trace, silence))
         own = shares(self.plan.slots, list(self.slab.experts), self._expert_sizes)
-        return ExpertCache(self.slab, residency, own, self.trace)
+        cache = ExpertCache(self.slab, residency, own, self.trace)
+        cache.read_all()
+        return cache
 
     def _lead(self, embedding: Embedding) -> Leader:
         config, rope = self.slab.config, self._model.rope

@@ -53,10 +53,10 @@ class ExpertCache:
         keeping.
         """
         kept = self._kept[layer]
-        guessed = self._guesses.intersection((layer, number) for number in wanted)
-        self._settle_guesses(guessed)
+        self._settle_guesses(layer, wanted)
         missing = [number for number in wanted if number not in kept]
-        self._count(layer, wanted, [*missing, *(number for _, number in guessed)])
+        coming = [number for number in wanted if number in kept and self._residency.hurry((layer, number))]
+        self._count(layer, wanted, [*missing, *coming])
         fetching = Fetching(layer, wanted, missing, self._residency, self._make_room, kept)
         for some in fetching.deliveries(in_order):
             yield [self._residency.present((layer, number)) for number in some]
@@ -65,6 +65,13 @@ class ExpertCache:
                 del kept[number]
                 kept[number] = None
         self._trim(layer)
+
+    def read_all(self) -> None:
+        """Begins to read every expert in the background, if all of them stay."""
+        everything = [(layer, number) for layer, own in self._slab.experts.items() for number in range(len(own))]
+        if len(everything) == sum(self.shares.values()):
+            self._residency.request(everything, later=True)
+            self._kept = {layer: dict.fromkeys(range(len(own))) for layer, own in self._slab.experts.items()}
 
     def worth_guessing(self, layer: int) -> bool:
         """Whether reading what a layer may want next promises to save time: not if the disk is busy, or if most
@@ -83,12 +90,13 @@ class ExpertCache:
         self._kept[layer] = dict.fromkeys(new) | kept  # the first to go, unless they are used
         self.counts.guessed += len(new)
 
-    def _settle_guesses(self, right: Collection[Expert]) -> None:
-        """The right guesses are needed now; the others need not be read, if that has not begun."""
+    def _settle_guesses(self, layer: int, wanted: Iterable[int]) -> None:
+        """The wrong guesses need not be read, if that has not begun."""
+        if not self._guesses:
+            return
+        right = self._guesses.intersection((layer, number) for number in wanted)
         self.counts.guessed_right += len(right)
-        for expert in right:
-            self._residency.hurry(expert)
-        withdrawn = self._residency.withdraw()
+        withdrawn = self._residency.withdraw(self._guesses - right)
         for layer, number in withdrawn:
             del self._kept[layer][number]
         for layer, number in self._guesses.difference(right, withdrawn):

@@ -44,7 +44,7 @@ class Reader:
         self._path, self._moved = path, moved
         self.arrival = threading.Condition()
         self._now: deque[Read] = deque()
-        self._later: deque[Read] = deque()
+        self._later: dict[int, Read] = {}  # in order, by identity: some are hurried or forgotten
         self.busy = 0
         self._closed = False
         self._threads = [threading.Thread(target=self._work, name="experts", daemon=True) for _ in range(_THREADS)]
@@ -80,24 +80,25 @@ class Reader:
     def ask(self, reads: list[Read], later: bool = False) -> None:
         """Has ranges read in this order; ``later``: when nothing else is left to read."""
         with self.arrival:
-            (self._later if later else self._now).extend(reads)
+            if later:
+                self._later.update((id(read), read) for read in reads)
+            else:
+                self._now.extend(reads)
             self.busy += len(reads)
             self.arrival.notify_all()
 
     def hurry(self, read: Read) -> None:
         """What was asked for later is needed now."""
         with self.arrival:
-            if read in self._later:
-                self._later.remove(read)
+            if self._later.pop(id(read), None):
                 self._now.append(read)
                 self.arrival.notify_all()
 
-    def forget_later(self) -> list[Read]:
-        """Gives up what was asked for later and has not been begun; returns it."""
+    def forget(self, read: Read) -> bool:
+        """Gives up what was asked for later; returns whether it was not begun yet."""
         with self.arrival:
-            forgotten = list(self._later)
-            self._later.clear()
-            self.busy -= len(forgotten)
+            forgotten = self._later.pop(id(read), None) is not None
+            self.busy -= forgotten
             return forgotten
 
     def _work(self) -> None:
@@ -120,7 +121,7 @@ class Reader:
                 if self._now:
                     return self._now.popleft()
                 if self._later:
-                    return self._later.popleft()
+                    return self._later.pop(next(iter(self._later)))
                 self.arrival.wait()
             return None
 

@@ -78,10 +78,12 @@ class Residency:
         self.bytes_fetched += record.nbytes
         return read
 
-    def hurry(self, expert: Expert) -> None:
-        """What was requested for later is needed now."""
-        if expert in self._reads:
-            self._reader.hurry(self._reads[expert])
+    def hurry(self, expert: Expert) -> bool:
+        """What was requested, perhaps for later, is needed now; returns whether it is still on its way."""
+        if self.here(expert):
+            return False
+        self._reader.hurry(self._reads[expert])
+        return True
 
     def here(self, expert: Expert) -> bool:
         """Whether a requested expert has arrived. Raises what went wrong, if anything did."""
@@ -121,12 +123,10 @@ class Residency:
         """Gives up an expert that has arrived; its slot is free for another."""
         self._free.append(self._slot_of.pop(expert))
 
-    def withdraw(self) -> set[Expert]:
-        """Gives up the experts that were requested for later and are not being read yet; returns them."""
-        forgotten = self._reader.forget_later()
-        gone = {expert for expert, read in self._reads.items() if read in forgotten}
+    def withdraw(self, experts: Iterable[Expert]) -> list[Expert]:
+        """Gives up those of some requested experts that are not being read yet; returns them."""
+        gone = [expert for expert in experts if expert in self._reads and self._reader.forget(self._reads[expert])]
         for expert in gone:
-            read = self._reads.pop(expert)
-            self.bytes_fetched -= len(read.target)
+            self.bytes_fetched -= len(self._reads.pop(expert).target)
             self.evict(expert)
         return gone
