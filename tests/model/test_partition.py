@@ -150,6 +150,15 @@ def test_narrow_experts_leave_no_rank_without_columns(width, size):
     assert all(covers(cut, width) for cut in expert_cuts(shape, Partition.of(shape, size)))
 
 
+@pytest.mark.parametrize("width", [3, 8, 64, 768, 1408])
+@pytest.mark.parametrize("ratios", [(1, 100), (1, 1000, 1), (1e-9, 1, 1), (1, 1, 1e-9), (100, 1)])
+def test_lopsided_ratios_leave_no_rank_without_columns(width, ratios):
+    shape = config(**{**PUBLISHED_EXPERTS[768], "moe_intermediate_size": width})
+    for cut in expert_cuts(shape, Partition.of(shape, len(ratios), ratios)):
+        assert covers(cut, width)
+        assert all(start < stop for start, stop in cut)
+
+
 def test_more_ranks_than_columns_of_an_expert_are_refused():
     shape = config(**{**PUBLISHED_EXPERTS[768], "moe_intermediate_size": 7})
     with pytest.raises(UserError, match="8 ranks are more than the model's 7 columns of an expert; use --ranks 7"):

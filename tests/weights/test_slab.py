@@ -209,3 +209,31 @@ def test_a_directory_without_a_whole_manifest_is_named(tmp_path, content, words)
         Manifest.load(tmp_path)
     with pytest.raises(UserError, match=r"does not exist; make it with weights_tools\.split"):
         Manifest.load(tmp_path / "nowhere")
+
+
+def damage(group, attribute):
+    """Says something of a layer's experts that is not so."""
+    array = next(group[name] for name in group if name != "checksums")
+    numbers = array.attrs["experts"]
+    match attribute:
+        case "experts":
+            array.attrs["experts"] = [99, *numbers[1:]]
+        case "negative":
+            array.attrs["experts"] = [-1, *numbers[1:]]
+        case "twice":
+            array.attrs["experts"] = [numbers[1], *numbers[1:]]
+        case "tensors":
+            array.attrs["tensors"] = array.attrs["tensors"].replace(b'"lead": 0', b'"lead": 4')
+        case "checksums":
+            del group["checksums"]
+            group["checksums"] = np.zeros(3, np.uint64)
+
+
+@pytest.mark.parametrize("attribute", ["experts", "negative", "twice", "tensors", "checksums"])
+def test_damaged_experts_are_named(attribute, demo_moe, tmp_path):
+    split([str(demo_moe), str(tmp_path / "slabs"), "--ranks", "2"])
+    path = slab_path(tmp_path / "slabs", 1)
+    with h5py.File(path, "r+") as file:
+        damage(file["layers.1.experts"], attribute)
+    with pytest.raises(UserError, match="is truncated or damaged"):
+        read_slab(path)

@@ -93,7 +93,7 @@ def probe_formats(
 def _layouts(slab: Slab, format: Format) -> list[list[Tiled]]:
     """A layer's matrices as they are in a format; together those that the same states are multiplied with."""
     found = []
-    blocks = ([tensor.layout for tensor in block.tensors] for block in slab.first_layer)
+    blocks = ([tensor.layout for tensor in block.tensors] for block in slab.different_layers)
     for block in (*blocks, _row_of_experts(slab)):
         layouts = [layout for layout in block if isinstance(layout, Tiled)]
         layouts = [layout if layout.format == format else Tiled(format, *layout.shape) for layout in layouts]

@@ -114,7 +114,7 @@ def experts_of(config: ModelConfig, layer: int) -> tuple[Block, ...]:
     """The experts of a layer; none if it is dense."""
     if not config.has_experts(layer):
         return ()
-    return tuple(_expert(config, layer, number) for number in range(config.experts.count))
+    return tuple(expert_block(config, layer, number) for number in range(config.experts.count))
 
 
 def all_blocks(config: ModelConfig, partition: Partition) -> Iterator[Block]:
@@ -152,7 +152,8 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Block]:
         yield Block(f"layers.{layer}.{kind.value}", kind, tensors(config, layer), layer)
 
 
-def _expert(config: ModelConfig, layer: int, number: int) -> Block:
+def expert_block(config: ModelConfig, layer: int, number: int) -> Block:
+    """One of the experts of a layer."""
     return Block(expert_name(layer, number), Kind.EXPERT, _expert_tensors(config, layer, number), layer)
 
 

@@ -78,7 +78,8 @@ class Partition:
 
     @classmethod
     def from_json(cls, value: dict) -> "Partition":
-        ranges = {key: _read_ranges(value.get(key, ())) for key in _RANGES}  # slabs of old have no experts
+        value = {"shared": (), **value}  # which is stored only where there are experts
+        ranges = {key: _read_ranges(value[key]) for key in _RANGES}
         experts, period = tuple(map(_read_ranges, value.get("experts", ()))), int(value.get("period", cls.period))
         return cls(**ranges, heads_per_kv=int(value["heads_per_kv"]), experts=experts, period=period)
 
@@ -125,14 +126,17 @@ def _read_ranges(value: list) -> tuple[Bounds, ...]:
 def _expert_cuts(width: int, ratios: Sequence[float], group: int) -> tuple[tuple[Bounds, ...], ...]:
     """The ways in which experts are cut: in whole lots, each cut a lot later in as many ways as makes it fair."""
     lot = max(group, _EXPERT_LOT)
-    while lot > 1 and width // lot * min(ratios) < sum(ratios):
+    while lot > 1 and (width // lot * min(ratios) < sum(ratios) or width < lot * len(ratios)):
         lot //= 2
     lots = -(-width // lot)
     shares = [part / sum(ratios) for part in accumulate(ratios)]
     ways = []
     for turn in range(_TURNS):
-        cuts = [0, *(min(int(width / lot * share + turn / _TURNS), lots) for share in shares[:-1]), lots]
-        ways.append(tuple(pairwise(min(cut * lot, width) for cut in cuts)))
+        cuts = [0]
+        for owner, share in enumerate(shares[:-1], start=1):  # each owner gets at least one lot
+            wanted = int(width / lot * share + turn / _TURNS)
+            cuts.append(min(max(wanted, cuts[-1] + 1), lots - (len(ratios) - owner)))
+        ways.append(tuple(pairwise(min(cut * lot, width) for cut in (*cuts, lots))))
     return tuple(ways[:1]) if len(set(ways)) == 1 else tuple(ways)
 
 

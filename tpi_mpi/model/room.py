@@ -32,7 +32,11 @@ class Room:
         return self.pages * page
 
     def memory(self, config: ModelConfig, shapes: Shapes, kv_dtype: str, chunk: int, rank: int) -> int:
-        """Bytes that a rank needs besides weights. chunk: the most rows that pass through a block together."""
+        """Bytes that a rank needs besides weights. chunk: the most rows that pass through a block together.
+
+        Experts are computed for all rows of a sweep at once.
+        """
+        chunk = self.rows if config.experts else chunk
         wanted = self.rows if self.top is not None else min(self.sequences, self.rows)
         states = 2 * (self.rows + wanted)  # the hidden states, and their copy in flight; those of the last layer
         partials = 3 * min(chunk, self.rows) + 2 * min(HEAD_ROWS, self.rows)  # being computed, or on their way

@@ -62,8 +62,6 @@ class ModelShard:
 
         Without what stays allocated once so many have been computed.
         """
-        if self.config.experts:  # which are computed for all rows at once
-            chunk = room.rows
         computing = self._compute.memory(min(chunk, room.rows), room.longest)
         return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk, self._rank)
 

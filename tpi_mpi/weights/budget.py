@@ -46,7 +46,8 @@ def plan(
 ) -> Plan:
     """Divides a budget: pins as many bytes as fit, spread over the sweep, and streams the rest.
 
-    Every token needs all blocks but only some experts. So blocks come first, and what they leave is for experts.
+    Every token needs all blocks but only some experts. So blocks come first, and what they leave is for experts; only
+    the slots for what one row is given to come before blocks that would stay.
 
     blocks: bytes of each block by name, in the order of use.
     budget: peak resident bytes the process may reach. fixed: the bytes of it taken by everything but weights.

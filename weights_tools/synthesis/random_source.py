@@ -25,8 +25,8 @@ from weights_tools.splitting.conversion import rows_of, tensor_of
 from weights_tools.synthesis.habits import Habits
 from weights_tools.synthesis.planted import Planted
 from weights_tools.synthesis.random_rows import RandomRows
+from weights_tools.tensors.rules import RULES
 
-_NAMED_OTHERWISE = ("mixtral", "gpt_oss")
 _SHARD_BYTES = 1024**3
 _EMBEDDING, _HEAD = f"model.{names.weight_of(names.EMBED_TOKENS)}", names.weight_of(names.LM_HEAD)
 
@@ -53,7 +53,7 @@ class RandomSource:
 
     def check_names(self) -> None:
         """Raises UserError if checkpoints of the family name their tensors otherwise."""
-        if self.config.model_type in _NAMED_OTHERWISE:
+        if self.config.model_type in RULES:
             raise UserError(f"a checkpoint of {self.config.model_type} cannot be made, only slabs; give --ranks N too")
 
     def fingerprint(self) -> object:

@@ -76,7 +76,7 @@ class Decoder:
                 if block.kind is Kind.HEAD:
                     first_id = self._head(block, weights, last, first_id, readout)
                 elif block.layer < self._last_layer and block.kind is Kind.ROUTER:
-                    self._mix(block, weights, chunks, hidden, later)
+                    self._mix(block, weights, chunks, hidden, len(wanted), later)
                 elif block.layer < self._last_layer:
                     self._pass_through(block, weights, chunks, later)
                 elif block.kind is Kind.ATTENTION:
@@ -104,14 +104,16 @@ class Decoder:
             partial = self._partial(block, weights, chunk)
             (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, partial)
 
-    def _mix(self, block: Block, weights: Tensors, chunks: Sequence[_Chunk], hidden: np.ndarray, later: bool) -> None:
+    def _mix(
+        self, block: Block, weights: Tensors, chunks: Sequence[_Chunk], hidden: np.ndarray, wanted: int, later: bool
+    ) -> None:
         """Adds what the experts compute to the hidden states, all of them at once: each expert is fetched only once."""
         for chunk in chunks:
             self._sums.settle(chunk.states)
         alone = len(chunks) == 1 and not later
         if alone:
             self._sums.expect(len(hidden))
-        partial, first = self._mixtures.partial(block, weights, hidden), 0
+        partial, first = self._mixtures.partial(block, weights, hidden, wanted), 0
         for chunk in chunks:
             own = partial[first : first + len(chunk.states)]
             if not (alone or later):
@@ -119,10 +121,10 @@ class Decoder:
             (self._sums.add_later if later else self._sums.add)(block.name, chunk.states, own)
             first += len(own)
         if not later:
-            self._mixtures.guess_after(block, hidden)
+            self._mixtures.guess_after(block, hidden, wanted)
 
     def _last_mixture(self, block: Block, weights: Tensors, last: np.ndarray) -> None:
-        partial = self._mixtures.partial(block, weights, last) if len(last) else last
+        partial = self._mixtures.partial(block, weights, last, len(last)) if len(last) else last
         for piece in _pieces(len(last), min(HEAD_ROWS, self._chunking.most)):
             self._sums.expect_on_root(len(last[piece]))
             self._sums.add_on_root(block.name, last[piece], partial[piece])

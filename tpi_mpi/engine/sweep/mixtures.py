@@ -24,10 +24,10 @@ class Mixtures:
         routers = [block for block in model.blocks if block.kind is Kind.ROUTER]
         self._after = {block.layer: following for block, following in pairwise(routers)}
 
-    def partial(self, block: Block, weights: Tensors, hidden: np.ndarray) -> np.ndarray:
+    def partial(self, block: Block, weights: Tensors, hidden: np.ndarray, wanted: int) -> np.ndarray:
         """The partial of a layer's experts, from hidden states (T, hidden_size).
 
-        block: the router's, and its weights.
+        block: the router's, and its weights. wanted: how many rows the last layer is computed for.
         """
         with self._trace.span("compute", block.name):
             mixture = self._model.mixture(weights, hidden)
@@ -35,28 +35,34 @@ class Mixtures:
         for some in self._experts.fetch(block.layer, mixture.wanted, mixture.in_order, value):
             with self._trace.span("compute", block.name):
                 mixture.add(some)
-        if mixture.chosen.size >= _EACH_WANTED * self._model.config.experts.count:
-            self._read_all_after(block)
+        self._read_all_after(block, len(hidden), wanted)
         with self._trace.span("compute", block.name):
             return mixture.result()
 
-    def _read_all_after(self, block: Block) -> None:
+    def _read_all_after(self, block: Block, rows: int, wanted: int) -> None:
         """After a long prompt's turn in a layer, the disk goes on with the next one's: of many rows, some want each."""
-        if following := self._after.get(block.layer):
-            self._experts.guess(following.layer, range(self._model.config.experts.count))
+        following, routing = self._after.get(block.layer), self._model.config.experts.routing
+        if following and self._rows_of(following, rows, wanted) * routing.top_k >= _EACH_WANTED * routing.experts:
+            self._experts.read_ahead(following.layer, range(routing.experts))
 
-    def guess_after(self, block: Block, hidden: np.ndarray) -> None:
+    def guess_after(self, block: Block, hidden: np.ndarray, wanted: int) -> None:
         """Has the disk begin with what the next router would choose for the hidden states (T, hidden_size) of now.
 
-        Until its turn they change by one attention block, which often leaves the choice as it is.
+        Until its turn they change by what lies between, mostly one attention block, which often leaves the choice as it
+        is.
         """
         following = self._after.get(block.layer)
-        if following is None or len(hidden) > _GUESSED_ROWS or not self._experts.worth_guessing(following.layer):
+        if following is None or not 0 < self._rows_of(following, len(hidden), wanted) <= _GUESSED_ROWS:
             return
-        if weights := self._window.peek(following.name):
+        weights = self._window.peek(following.name)
+        if weights and self._experts.worth_guessing(following.layer):
             with self._trace.span("compute", following.name):
-                chosen = self._model.choice(weights, hidden)
+                chosen = self._model.choice(weights, hidden[-_GUESSED_ROWS:])
             self._experts.guess(following.layer, dict.fromkeys(chosen.reshape(-1).tolist()))
+
+    def _rows_of(self, block: Block, rows: int, wanted: int) -> int:
+        """How many of the rows a block is computed for."""
+        return wanted if block.layer == self._model.config.num_hidden_layers - 1 else rows
 
 
 def _by_value(chosen: np.ndarray) -> list[int]:

@@ -5,8 +5,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tpi_mpi.weights.experts.residency import Residency
 
-MakeRoom = Callable[[int, Collection[int]], bool]
-"""Frees a slot for a layer that needs some experts until they are computed; returns whether there is one."""
+MakeRoom = Callable[[int, Collection[int], bool], bool]
+"""Frees a slot for a layer that needs some experts until they are computed; returns whether there is one.
+
+The last argument says whether even what is worth keeping is given up for it.
+"""
 
 
 class Fetching:
@@ -39,7 +42,7 @@ class Fetching:
 
     def _ask(self) -> None:
         """Has missing experts read, as many as there is room for."""
-        while self._missing and self._make_room(self._layer, self._left):
+        while self._missing and self._make_room(self._layer, self._left, False):
             self._request(self._missing.popleft())
         if not any(number in self._kept for number in self._left):
             self._request_instead(self._missing.popleft())
@@ -69,7 +72,7 @@ class Fetching:
 
     def _request_instead(self, first: int) -> None:
         """Requests an expert in the place of others whose turn comes later, or of guesses that are still arriving."""
-        while not self._make_room(self._layer, (first,)):
+        while not self._make_room(self._layer, (first,), True):
             self._residency.wait_for_a_read()
         self._request(first)
         self._missing = deque(number for number in self._left if number not in self._kept)

@@ -5,15 +5,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
-from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.errors import DiskHung, TpiError
+from tpi_mpi.common.units import MIB
 
 # As many reads as a disk needs at once to deliver all it can; each is one expert, of some hundred KiB at least.
 _THREADS = 4
+# A large expert is read in pieces of this size, so that it is seen that the disk works, and reading can be ended.
+_PIECE = 16 * MIB
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -36,8 +40,8 @@ class Read:
 class Reader:
     """Reads from one file, directly where its filesystem allows it. A context manager.
 
-    path: of the file. moved: called whenever something has arrived, by any thread.
-    arrival: notified then. busy: how many reads are asked for or under way.
+    path: of the file. moved: called whenever the disk has delivered something, by any thread.
+    arrival: notified when a read is done. busy: how many reads are asked for or under way.
     """
 
     def __init__(self, path: Path, moved: Callable[[], None]):
@@ -52,30 +56,30 @@ class Reader:
     def __enter__(self) -> "Reader":
         self._plain = os.open(self._path, os.O_RDONLY)
         self._direct = self._open_direct()
+        self._reads_directly = self._direct is not None
         for thread in self._threads:
             thread.start()
         return self
 
     def _open_direct(self) -> int | None:
         """A descriptor for direct reads; None if this filesystem has none."""
-        try:
+        with suppress(OSError):
             return os.open(self._path, os.O_RDONLY | _DIRECT) if _DIRECT else None
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            return None
+        return None
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, error_type, *exception) -> None:
         with self.arrival:
             self._closed = True
             self._now.clear()
             self._later.clear()
             self.arrival.notify_all()
+        hung = error_type is not None and issubclass(error_type, DiskHung)
         for thread in self._threads:
-            thread.join(timeout=0 if exception[0] else 5)  # daemons: a disk that hangs keeps no program alive
+            thread.join(timeout=0 if hung else 5)  # daemons: a disk that hangs keeps no program alive
         if not any(thread.is_alive() for thread in self._threads):
-            for descriptor in filter(None, (self._plain, self._direct)):
-                os.close(descriptor)
+            for descriptor in (self._plain, self._direct):
+                if descriptor is not None:
+                    os.close(descriptor)
 
     def ask(self, reads: list[Read], later: bool = False) -> None:
         """Has ranges read in this order; ``later``: when nothing else is left to read."""
@@ -113,7 +117,6 @@ class Reader:
                 read.arrived = True
                 self.busy -= 1
                 self.arrival.notify_all()
-            self._moved()
 
     def _next(self) -> Read | None:
         with self.arrival:
@@ -128,11 +131,12 @@ class Reader:
     def _read(self, read: Read) -> None:
         done, nbytes = 0, len(read.target)
         try:
-            while done < nbytes:
-                count = self._some(read.target[done:], read.offset + done)
+            while done < nbytes and not self._closed:
+                count = self._some(read.target[done : done + _PIECE], read.offset + done)
                 if count == 0:
                     raise OSError(errno.EIO, "the file ends too early")
                 done += count
+                self._moved()
         except OSError as error:
             raise TpiError(f"{read.name} of slab {self._path} cannot be read: {error.strerror}") from None
         if read.checksum is not None and (found := xxhash.xxh3_64_intdigest(read.target)) != read.checksum:
@@ -143,13 +147,13 @@ class Reader:
 
     def _some(self, target: memoryview, offset: int) -> int:
         """Reads a part of a range; returns how many bytes that was."""
-        if self._direct is not None:
+        if self._reads_directly:
             try:
                 return os.preadv(self._direct, [target], offset)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self._direct = None  # some filesystems open a file for direct reads, and then refuse them
+                self._reads_directly = False  # some filesystems open a file for direct reads, and then refuse them
         count = os.preadv(self._plain, [target], offset)
         if hasattr(os, "posix_fadvise"):  # or it would be in memory twice
             os.posix_fadvise(self._plain, offset, count, os.POSIX_FADV_DONTNEED)

@@ -16,7 +16,7 @@ class Slots:
     """
 
     def __init__(self, count: int, size: int):
-        self.count, self.size = count, size
+        self.size = size
         self._map = mmap.mmap(-1, max(1, count * size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE // 8:
             with suppress(OSError):  # some kernels have none

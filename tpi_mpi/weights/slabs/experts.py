@@ -40,6 +40,12 @@ def _record(layouts: tuple[Layout | None, ...]) -> ExpertRecord:
     return ExpertRecord(layouts, tuple(offsets), -(-end // PAGE) * PAGE)
 
 
+def kinds_of(own: Sequence[ExpertRecord]) -> tuple[tuple[ExpertRecord, ...], np.ndarray]:
+    """The different ones of some records, and which of them each is: int64 (n,)."""
+    records = tuple(dict.fromkeys(own))
+    return records, np.array([records.index(record) for record in own])
+
+
 @dataclass(frozen=True)
 class LayerExperts:
     """One rank's shares of the experts of a layer.

@@ -48,7 +48,7 @@ def read_slab(path: Path) -> Slab:
             slab = _read(file, path)
     except UserError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"slab {path} is truncated or damaged ({reason}); copy it again or split again") from None
     _check_length(slab)

@@ -12,17 +12,17 @@ import numpy as np
 
 from tpi_mpi.kernels.experts.record import ExpertRecord
 from tpi_mpi.kernels.formats import Format, Layout, Tiled
-from tpi_mpi.model.blocks import experts_of
+from tpi_mpi.model.blocks import Block, expert_block
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
-from tpi_mpi.weights.slabs.experts import TENSORS, LayerExperts
+from tpi_mpi.weights.slabs.experts import TENSORS, LayerExperts, kinds_of
 from tpi_mpi.weights.slabs.hdf5_parts import allocate, fixed, inside, text
 from tpi_mpi.weights.slabs.slab import expert_record, records_of
 from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
 _CHECKSUMS = "checksums"
-MOST_OBJECTS = 5
-"""HDF5 objects of a layer's experts, at most."""
+MOST_OBJECTS = 8
+"""HDF5 objects of a layer's experts, at most: their group, checksums, and arrays, of which one or two are usual."""
 
 
 def group_name(layer: int) -> str:
@@ -34,8 +34,8 @@ def create_experts(
 ) -> LayerExperts:
     """Gives a layer's experts their places in the file, but no data yet."""
     own = records_of(config, partition, rank, layer, formats)
-    records = tuple(dict.fromkeys(own))
-    kinds = np.array([records.index(record) for record in own])
+    records, kinds = kinds_of(own)
+    assert len(records) + 2 <= MOST_OBJECTS, f"experts lie in {len(records)} ways, for which there is no room"
     group, offsets = file.create_group(group_name(layer)), np.empty(len(own), np.int64)
     for kind, record in enumerate(records):
         numbers = np.flatnonzero(kinds == kind)
@@ -54,36 +54,49 @@ def write_checksums(file: h5py.File, layer: int, checksums: Sequence[str]) -> No
 
 def read_experts(file: h5py.File, config: ModelConfig, partition: Partition, rank: int, layer: int) -> LayerExperts:
     """Where a layer's experts are. Raises ValueError or KeyError if they are not as they should be."""
-    group, blocks = inside(file, group_name(layer)), experts_of(config, layer)
-    records, kinds, offsets = [], np.full(len(blocks), -1), np.empty(len(blocks), np.int64)
+    group, count = inside(file, group_name(layer)), config.experts.count
+    records, kinds, offsets = [], np.full(count, -1), np.empty(count, np.int64)
     for name in group:
         if name == _CHECKSUMS:
             continue
         dataset = inside(group, name)
-        numbers = dataset.attrs["experts"].astype(np.int64)
-        formats = _formats(json.loads(text(dataset, "tensors")), blocks[int(numbers[0])])
-        record = expert_record(blocks[int(numbers[0])], partition, rank, formats)
-        if dataset.dtype != _dtype(record) or dataset.shape != numbers.shape or dataset.id.get_offset() is None:
+        numbers = _numbers(dataset, count)
+        block, described = expert_block(config, layer, int(numbers[0])), json.loads(text(dataset, "tensors"))
+        record = expert_record(block, partition, rank, _formats(described, block))
+        right = dataset.dtype == _dtype(record) and described == _described(record)
+        if not right or dataset.shape != numbers.shape or dataset.id.get_offset() is None:
             raise ValueError(f"{dataset.name} is not the array of {len(numbers)} experts it should be")
         kinds[numbers] = len(records)
         offsets[numbers] = dataset.id.get_offset() + record.nbytes * np.arange(len(numbers))
         records.append(record)
-    _check(group, [_columns_on(partition, rank, layer, number) for number in range(len(blocks))], kinds, records)
-    return LayerExperts(layer, tuple(records), kinds, offsets, inside(group, _CHECKSUMS)[:])
+    for number, kind in enumerate(kinds):
+        if kind < 0 or not _fits(records[kind], *partition.expert(layer, number)[rank]):
+            raise ValueError(f"{group.name} has no expert {number} as it should be")
+    checksums = inside(group, _CHECKSUMS)
+    if (checksums.shape, checksums.dtype.str) != ((count,), "<u8"):
+        raise ValueError(f"{checksums.name} are not those of {count} experts")
+    return LayerExperts(layer, tuple(records), kinds, offsets, checksums[:])
 
 
-def _check(group: h5py.Group, columns: Sequence[int], kinds: np.ndarray, records: Sequence[ExpertRecord]) -> None:
-    for number, (wanted, kind) in enumerate(zip(columns, kinds, strict=True)):
-        if kind < 0 or records[kind].matrices[0].rows != wanted:
-            raise ValueError(f"{group.name} has no expert {number} of {wanted} columns, as it should")
+def _numbers(dataset: h5py.Dataset, count: int) -> np.ndarray:
+    """Which experts an array has, in its order."""
+    numbers = dataset.attrs["experts"].astype(np.int64)
+    if (
+        not numbers.size
+        or len(set(numbers.tolist())) != numbers.size
+        or not 0 <= numbers.min() <= numbers.max() < count
+    ):
+        raise ValueError(f"{dataset.name} does not say which of {count} experts it has")
+    return numbers
 
 
-def _columns_on(partition: Partition, rank: int, layer: int, number: int) -> int:
-    start, stop = partition.expert(layer, number)[rank]
-    return stop - start
+def _fits(record: ExpertRecord, start: int, stop: int) -> bool:
+    """Whether an expert lies so whose columns from ``start`` up to ``stop`` the rank has."""
+    down = record.matrices[2]
+    return (down.columns, down.lead) == (stop - start, start % down.format.group if down.format.group else 0)
 
 
-def _formats(described: Mapping[str, dict], block) -> StoredFormats:
+def _formats(described: Mapping[str, dict], block: Block) -> StoredFormats:
     """Those of an expert's tensors, as if its sources had them."""
     return StoredFormats({spec.source: Format.from_json(described[spec.name]["format"]) for spec in block.tensors
                           if spec.name in described})  # fmt: skip

@@ -29,7 +29,7 @@ from tpi_mpi.model.blocks import (
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights import pages
-from tpi_mpi.weights.slabs.experts import TENSORS, LayerExperts, record_of
+from tpi_mpi.weights.slabs.experts import TENSORS, LayerExperts, kinds_of, record_of
 from tpi_mpi.weights.slabs.extents import PAGE, BlockExtent, TensorExtent
 from tpi_mpi.weights.slabs.stored_formats import StoredFormats
 
@@ -103,12 +103,6 @@ class Slab:
         """Blocks of layers, in the order of use, whose tensors do not lie like those of an earlier one."""
         found = {tuple(tensor.layout for tensor in extent.tensors): extent for extent in reversed(self.layers.values())}
         return list(reversed(found.values()))
-
-    @property
-    def first_layer(self) -> tuple[BlockExtent, ...]:
-        """The blocks of the first layer; those of all other layers have the same shapes."""
-        blocks = shard_blocks(self.config, self.partition, self.rank)
-        return tuple(self.blocks[block.name] for block in blocks if block.layer == 0)
 
     @property
     def layers(self) -> Mapping[str, BlockExtent]:
@@ -193,8 +187,7 @@ def _place_experts(
 ) -> LayerExperts:
     """A layer's experts, one after the other, from the page after ``end`` on."""
     own = records_of(config, partition, rank, layer, formats)
-    records = tuple(dict.fromkeys(own))
-    kinds = np.array([records.index(record) for record in own])
+    records, kinds = kinds_of(own)
     offsets = -(-end // PAGE) * PAGE + np.cumsum([0, *(record.nbytes for record in own)])[:-1]
     return LayerExperts(layer, records, kinds, offsets, np.zeros(len(own), np.uint64))
 

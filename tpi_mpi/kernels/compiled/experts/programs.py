@@ -66,8 +66,7 @@ class Program:
 
     @property
     def _most(self) -> int:
-        """Places that the results of all pairs take at most: the rows of an expert are filled up, five to eight."""
-        return -(-8 * self._pairs // 5)
+        return _places_of(self._pairs)
 
     @property
     def _places(self) -> int:
@@ -80,7 +79,8 @@ class Program:
 
     def _set_rooms(self, kept: Scratch, width: int) -> None:
         experts = self._experts
-        of_results = 0 if self.in_order else self._most * self._output_step
+        fewer = min(self._pairs, KEPT_BYTES // (4 * width))  # whose results are kept: more take no less memory
+        of_results = _places_of(fewer) * self._output_step
         runs = experts + self._places  # of the experts, or of pieces of them
         sizes = {
             "states": 4 * self._rows * width,
@@ -136,6 +136,11 @@ class Program:
         self._set(**dict(zip(sizes, scratch.rooms(list(sizes.values())), strict=True)))
         self._set(group_bytes=group, templates=templates.table.ctypes.data)
         self._areas = scratch.version, len(templates)
+
+
+def _places_of(pairs: int) -> int:
+    """Places that the results of some pairs take at most: the rows of an expert are filled up, five to eight."""
+    return -(-8 * pairs // 5)
 
 
 def _bits(number: float) -> int:
