@@ -7,7 +7,7 @@ import numpy as np
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.allreduce.star import StarReduce
-from tpi_mpi.comm.wire import wire
+from tpi_mpi.comm.wire import Wire, wire
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.memory import default_budget, peak_rss, sampled, taken
 from tpi_mpi.common.options import MachineOptions
@@ -28,7 +28,7 @@ from tpi_mpi.engine.sweep.sums import Sums
 from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up
 from tpi_mpi.engine.sweep.weights import Weights
 from tpi_mpi.kernels.kv_cache import KVCache
-from tpi_mpi.kernels.linear import open_linear, prepare
+from tpi_mpi.kernels.linear import Linear, open_linear, prepare
 from tpi_mpi.model.room import HEAD_ROWS, Room
 from tpi_mpi.model.transformer import ModelShard
 from tpi_mpi.weights.budget import Plan, plan, plan_window
@@ -74,29 +74,14 @@ class Engine:
         self._shown = shown
 
     def __enter__(self) -> "Engine":
-        options, width = self._options, self.slab.config.hidden_size
+        options, slab = self._options, self.slab
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
-            slab, rank, kv_dtype, way = self.slab, self.world.rank, self.kv_dtype, wire(options.wire, width)
-            with compiled_once(self.world, self._cores):  # before anything waits for kernels, or measures memory
-                cached = KVCache.layouts(slab.config.head_dim, kv_dtype)
-                dtypes = [way.dtype, *slab.looked_up]
-                prepare(slab.matrices, options.planes, cached, dtypes, experts=bool(slab.experts))
-                self._linear = stack.enter_context(open_linear(self._threads, options.planes))
-            self._model = ModelShard(slab.config, slab.partition, rank, kv_dtype, self._linear)
-            self.allreduce = ALGORITHMS[options.allreduce](self.world, way, width, self.chunking.most)
-            reduce = StarReduce(self.world, way, width, min(HEAD_ROWS, self.chunking.most))
-            sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
-            warm_up(
-                self.slab,
-                self._model,
-                self.allreduce,
-                reduce,
-                self.chunking.most,
-                self._most_rows,
-                self._demand.longest,
-            )
-            blocks = self.slab.resident
+            way = wire(options.wire, slab.config.hidden_size)
+            self._linear = self._open_linear(stack, way)
+            self._model = ModelShard(slab.config, slab.partition, self.world.rank, self.kv_dtype, self._linear)
+            sums = self._open_sums(stack, way)
+            blocks = slab.resident
             self.room, self.plan = agree_on_room(
                 self.world, self._demand, self._choices, slab, lambda room: self._plan(blocks, room)
             )
@@ -109,12 +94,30 @@ class Engine:
             tables = PageTables(self.room)
             weights = Weights(self.window, self.experts)
             self._decoder = Decoder(self._model, cache, tables, weights, sums, self.chunking, self.trace)
-            self._steps = Steps(self.world.comm, width, self.room)
+            self._steps = Steps(self.world.comm, slab.config.hidden_size, self.room)
             if self.world.is_root:
-                embedding = stack.enter_context(Embedding(self.slab, options.deadline.silence))
+                embedding = stack.enter_context(Embedding(slab, options.deadline.silence))
                 self.leader = self._lead(embedding)
             self._resources = stack.pop_all()
         return self
+
+    def _open_linear(self, stack: ExitStack, way: Wire) -> Linear:
+        """What multiplies, once everything is compiled: before anything waits for kernels, or measures memory."""
+        slab, planes = self.slab, self._options.planes
+        with compiled_once(self.world, self._cores):
+            cached = KVCache.layouts(slab.config.head_dim, self.kv_dtype)
+            dtypes = [way.dtype, *slab.looked_up]
+            prepare(slab.matrices, planes, cached, dtypes, experts=bool(slab.experts))
+            return stack.enter_context(open_linear(self._threads, planes))
+
+    def _open_sums(self, stack: ExitStack, way: Wire) -> Sums:
+        """What adds over the ranks, after a first pass through it and the model, after which all have their memory."""
+        width, most = self.slab.config.hidden_size, self.chunking.most
+        self.allreduce = ALGORITHMS[self._options.allreduce](self.world, way, width, most)
+        reduce = StarReduce(self.world, way, width, min(HEAD_ROWS, most))
+        sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
+        warm_up(self.slab, self._model, self.allreduce, reduce, most, self._most_rows, self._demand.longest)
+        return sums
 
     @property
     def kv_dtype(self) -> str:
