@@ -109,7 +109,7 @@ def test_no_more_than_the_window_is_in_memory_and_nothing_is_fetched_twice(slab,
         streamed = [count for name, count in arrived.items() if name not in pinned]
         most_bytes, most_blocks = max(most_bytes, sum(streamed)), max(most_blocks, len(streamed))
 
-    monkeypatch.setattr("tpi_mpi.weights.window._LEAST_FETCH", 1000)
+    monkeypatch.setattr("tpi_mpi.weights.resident_blocks._LEAST_FETCH", 1000)
     monkeypatch.setattr(MappedBlock, "populate", populate)
     monkeypatch.setattr(MappedBlock, "release", lambda block: arrived.pop(block.extent.name))
     sweeps = 4
@@ -142,7 +142,7 @@ def test_the_next_sweep_is_fetched_while_this_one_ends(slab):
     with SlidingWindow(slab, order, plan_of(slab, depth=3)) as window:
         use(window, order[:-1])
         with window.block(order[-1]):
-            wait_for(lambda: {order[0], order[1]} <= set(window._present))
+            wait_for(lambda: {order[0], order[1]} <= set(window._blocks._present))
 
 
 @pytest.mark.parametrize("at", [0, 5000, -1])
