@@ -122,8 +122,7 @@ def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop,
             assert sequences == [result["token_ids"] for result in expected]
 
 
-@pytest.mark.parametrize("slots", [2, 3, 5, 11, 17])
-@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss", "glm4-moe"])
+@pytest.mark.parametrize(("name", "slots"), [("qwen3-moe", 2), ("qwen3-moe", 9), ("gpt-oss", 3), ("glm4-moe", 11)])
 def test_no_number_of_slots_for_experts_changes_a_bit(run, workshop, slabs, name, slots, monkeypatch):
     def plan(blocks: dict[str, int], slots=slots) -> Plan:
         return Plan(frozenset(blocks), 0, slots=slots)

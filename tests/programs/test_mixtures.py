@@ -98,7 +98,7 @@ def test_any_budget_holds_and_gives_the_same_text(large, tmp_path):
     text, unbounded = run(large, tmp_path / "r.json")
     assert unbounded["experts"]["kept"] == unbounded["experts"]["all"] == 64
     kept, missed = [], []
-    for more in (0, 40, 80, 120, 200):
+    for more in (0, 80, 200):
         budget = (least + more) * MIB
         own_text, rank = run(large, tmp_path / "r.json", "--memory", budget)
         assert own_text == text
