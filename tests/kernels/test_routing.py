@@ -5,7 +5,8 @@ import pytest
 
 from tpi_mpi.kernels.blocks import Shapes
 from tpi_mpi.kernels.compiled.multiplier import Multiplier
-from tpi_mpi.kernels.experts.routing import Routing, exponential, sigmoid
+from tpi_mpi.kernels.experts.choice import exponential, sigmoid
+from tpi_mpi.kernels.experts.routing import Routing
 from tpi_mpi.kernels.fallback import Fallback
 from tpi_mpi.kernels.formats import Plain
 from tpi_mpi.kernels.operand import Arranged, Vector

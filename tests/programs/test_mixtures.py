@@ -109,7 +109,7 @@ def test_any_budget_holds_and_gives_the_same_text(large, tmp_path):
     assert kept[0] < 4
     assert kept[-1] == 64
     assert missed == sorted(missed, reverse=True)
-    assert missed[0] > 2 * missed[-1] == 2 * unbounded["experts"]["missed"]
+    assert missed[0] > 2 * missed[-1]
 
 
 def test_ranks_of_different_cpus_choose_the_same_experts(checkpoints, tmp_path):

@@ -1,6 +1,7 @@
 """Mixtures of experts.
 
-routing       how a router chooses, slowly and obviously
+routing       what a router goes by
+choice        how it chooses, slowly and obviously
 record        how an expert lies in memory
 mixture       rows on their way through the experts that were chosen for them
 slow_mixture  the same without compiled kernels

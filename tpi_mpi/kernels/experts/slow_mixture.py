@@ -6,8 +6,8 @@ from ctypes import c_char
 import numpy as np
 
 from tpi_mpi.kernels.blocks import Shapes
+from tpi_mpi.kernels.experts.choice import choose, logits_of, normalise
 from tpi_mpi.kernels.experts.record import Present
-from tpi_mpi.kernels.experts.routing import choose, logits_of, normalise
 from tpi_mpi.kernels.formats import Format, Tiled
 from tpi_mpi.kernels.operand import Arranged, Operand, Vector
 from tpi_mpi.kernels.packing import Rows, dequantize

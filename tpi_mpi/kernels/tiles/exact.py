@@ -5,7 +5,7 @@ from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic
 
-from tpi_mpi.kernels.experts.routing import PARTS
+from tpi_mpi.kernels.experts.choice import PARTS
 from tpi_mpi.kernels.operand import KINDS
 
 _INT = types.int64

@@ -1,12 +1,12 @@
 """Sums and exponentials in double precision, to the same bits on every CPU.
 
-:mod:`tpi_mpi.kernels.experts.routing` says the same plainly. Nothing here may be reordered. The products that are
+:mod:`tpi_mpi.kernels.experts.choice` says the same plainly. Nothing here may be reordered. The products that are
 summed up are those of two float32, and so exact: it does not matter whether a CPU rounds them before it adds them.
 """
 
 import numpy as np
 
-from tpi_mpi.kernels.experts.routing import LEAST_EXPONENT, LN_2_HIGH, LN_2_LOW, LOG2_E, PARTS, SERIES
+from tpi_mpi.kernels.experts.choice import LEAST_EXPONENT, LN_2_HIGH, LN_2_LOW, LOG2_E, PARTS, SERIES
 from tpi_mpi.kernels.loops.jit import helper
 from tpi_mpi.kernels.loops.memory import array_at, half_value
 from tpi_mpi.kernels.loops.pieces import BFLOAT16, FLOAT16, FLOAT32, widened

@@ -1,11 +1,11 @@
-"""Which experts are chosen for which rows; see :mod:`tpi_mpi.kernels.experts.routing`, which says the same plainly.
+"""Which experts are chosen for which rows; see :mod:`tpi_mpi.kernels.experts.choice`, which says the same plainly.
 
 Each step is given the address of a record: :mod:`tpi_mpi.kernels.records.mixture`.
 """
 
 import numpy as np
 
-from tpi_mpi.kernels.experts.routing import ALMOST_NOTHING, PARTS
+from tpi_mpi.kernels.experts.choice import ALMOST_NOTHING, PARTS
 from tpi_mpi.kernels.loops.experts.exact import (
     ROOM,
     add_products,
