@@ -7,6 +7,7 @@ from tpi_mpi.common.trace import Trace
 from tpi_mpi.kernels.experts.record import Present
 from tpi_mpi.model.blocks import expert_name
 from tpi_mpi.weights.experts.reader import Read, Reader
+from tpi_mpi.weights.experts.sizes import ExpertSizes
 from tpi_mpi.weights.experts.slots import Slots
 from tpi_mpi.weights.patience import Patience
 from tpi_mpi.weights.slabs.slab import Slab
@@ -27,7 +28,7 @@ class Residency:
 
     def __init__(self, slab: Slab, count: int, trace: Trace | None = None, patience: float = DEFAULT_TIMEOUT):
         self._slab = slab
-        self._slots = Slots(count, max((own.largest for own in slab.experts.values()), default=0))
+        self._slots = Slots(count, ExpertSizes.of(slab).size)
         self._trace = trace or Trace()
         self._patience = Patience(patience)
         self._reader = Reader(slab.path, self._patience.moved)

@@ -60,11 +60,11 @@ class Slab:
     @property
     def extents(self) -> Iterator[BlockExtent]:
         """Every block, experts included, in the order in which they lie in the file."""
+        beside = {router_name(layer): own for layer, own in self.experts.items()}
         for name, extent in self.blocks.items():
             yield extent
-            layer = _layer_of(name)
-            if layer in self.experts:
-                yield from self.experts[layer].extents()
+            if name in beside:
+                yield from beside[name].extents()
 
     def extent(self, name: str) -> BlockExtent:
         """That of a block, which may be an expert. Raises KeyError if the rank holds none of it."""
@@ -190,12 +190,6 @@ def _place_experts(
     records, kinds = kinds_of(own)
     offsets = -(-end // PAGE) * PAGE + np.cumsum([0, *(record.nbytes for record in own)])[:-1]
     return LayerExperts(layer, records, kinds, offsets, np.zeros(len(own), np.uint64))
-
-
-def _layer_of(name: str) -> int | None:
-    """The layer whose router a block is; None if it is none."""
-    first, *rest = name.split(".")
-    return int(rest[0]) if first == "layers" and rest[1] == Kind.ROUTER.value else None
 
 
 def layout_of(spec: TensorSpec, format: Format, partition: Partition, rank: int) -> Layout:
