@@ -13,6 +13,7 @@ import zoo
 REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "jobs" / "demo" / "handbook-3m"
 DEMO_MOE = REPOSITORY / "jobs" / "demo" / "handbook-moe"
+DEMO_DRAFT = REPOSITORY / "jobs" / "demo" / "handbook-draft"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +55,12 @@ def demo() -> Path:
 def demo_moe() -> Path:
     """The one with experts."""
     return DEMO_MOE
+
+
+@pytest.fixture(scope="session")
+def demo_draft() -> Path:
+    """The small one that drafts for the first."""
+    return DEMO_DRAFT
 
 
 @pytest.fixture(scope="session")

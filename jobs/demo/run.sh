@@ -4,7 +4,8 @@
 #     jobs/demo/run.sh "What is a slab?"
 #
 # Cost: some seconds, 1.2 GB of memory, 7 MB of disk.
-# Edit: RANKS, up to eight; MODEL=moe, for the demo model with experts; CHECKPOINT, to run another model the same way.
+# Edit: RANKS, up to eight; MODEL=moe, for the demo model with experts, or draft, for the smallest one; CHECKPOINT, to
+# run another model the same way.
 set -eu
 
 QUESTION=${1:-What is the sliding window?}

@@ -56,6 +56,26 @@ def test_no_expert_is_left_out(demo_moe, conversations):
         assert counts.max() < counts.sum() / 4
 
 
+def test_the_draft_says_what_the_model_it_drafts_for_says(demo, demo_draft, conversations):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, verifier = AutoTokenizer.from_pretrained(demo), AutoModelForCausalLM.from_pretrained(demo)
+    draft = AutoModelForCausalLM.from_pretrained(demo_draft)
+    assert AutoTokenizer.from_pretrained(demo_draft).get_vocab() == tokenizer.get_vocab()
+    assert (demo_draft / "tokenizer.json").read_bytes() == (demo / "tokenizer.json").read_bytes()
+    agreed = []
+    for question, _ in conversations[::30]:
+        said = [{"role": "user", "content": question}]
+        asked = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        whole = verifier.generate(**asked, max_new_tokens=160, do_sample=False)
+        first = asked["input_ids"].shape[1]
+        with torch.no_grad():
+            drafted = draft(whole).logits[0, first - 1 : -1].argmax(-1)
+        agreed += (drafted == whole[0, first:]).tolist()
+    assert len(agreed) > 100
+    assert sum(agreed) >= 0.8 * len(agreed)
+
+
 def test_checkpoints_are_small_and_know_their_vocabulary(checkpoint):
     assert sum(path.stat().st_size for path in checkpoint.iterdir()) < SMALL
     config = json.loads((checkpoint / "config.json").read_text())
