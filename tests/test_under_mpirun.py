@@ -9,7 +9,7 @@ from pathlib import Path
 import packed
 import pytest
 import zoo
-from conftest import REPOSITORY, environment, mpirun
+from conftest import REPOSITORY, environment, mpirun, run_module
 from together import Together
 
 from tpi_mpi.common.options import SamplingOptions
@@ -72,12 +72,13 @@ def sample(slabs: Path) -> list[list[int]]:
         with Together(slabs, 1) as together:
             for start in [0, *range(len(prompt), len(prompt) + SAMPLING["max_new_tokens"] - 1)]:
                 ids.append(sampler.choose(together.forward(ids[start:], start), len(ids)))
+                sampler.see(ids[-1])
         sequences.append(ids[len(prompt) :])
     return sequences
 
 
 @pytest.fixture(scope="module")
-def slabs_of(workshop, checkpoints, demo):
+def slabs_of(workshop, checkpoints, demo, demo_draft):
     """Makes what the tests run on a number of ranks, once."""
 
     @cache
@@ -90,6 +91,9 @@ def slabs_of(workshop, checkpoints, demo):
         for name in PACKED:
             make_slabs(packed_checkpoint(name, checkpoints), slabs / name / "even", ranks)
         make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
+        copy = slabs / "demo" / "even" / "draft"
+        run_module("weights_tools.split", demo, copy, "--ranks", ranks, "--dtype", "int4", check=True)
+        make_slabs(Checkpoint(demo_draft), slabs / "demo" / "small", 1)
 
     return make
 

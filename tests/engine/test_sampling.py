@@ -15,8 +15,11 @@ def kept(logits: np.ndarray) -> list[int]:
 
 
 def drawn(options: SamplingOptions, count: int, logits: np.ndarray = LOGITS) -> list[int]:
-    sampler = Sampler(options, [])
-    return [sampler.choose(logits, position) for position in range(count)]
+    sampler, chosen = Sampler(options, []), []
+    for position in range(count):
+        chosen.append(sampler.choose(logits, position))
+        sampler.see(chosen[-1])
+    return chosen
 
 
 def test_top_k_keeps_the_highest_and_ties():
@@ -60,11 +63,18 @@ def test_the_prompt_counts_as_seen():
     assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(LOGITS, 1) == 2
 
 
-def test_a_draw_follows_the_cumulative_probabilities():
+def test_a_draw_takes_the_highest_after_its_luck():
     with np.errstate(divide="ignore"):
         logits = np.log([0.25, 0.0, 0.5, 0.25])
-    for uniform, expected in ((0.0, 0), (0.2499, 0), (0.2501, 2), (0.74, 2), (0.76, 3), (0.9999999, 3)):
-        assert draw(logits, uniform) == expected
+    assert draw(logits, np.array([0.5, 0.5, 0.5, 0.5])) == 2
+    assert draw(logits, np.array([0.5, 1 - 1e-15, 0.5, 0.9])) == 3
+    assert draw(logits, np.array([0.0, 0.0, 0.0, 0.01])) == 3
+    assert draw(logits, np.zeros(4)) in (0, 2, 3)
+
+
+def test_what_is_drafted_counts_as_seen_only_where_it_is():
+    sampler = Sampler(SamplingOptions(repetition_penalty=4.0), [])
+    assert [sampler.choose(LOGITS, 0), sampler.choose(LOGITS, 1, [1]), sampler.choose(LOGITS, 0)] == [1, 2, 1]
 
 
 def test_samples_have_the_probabilities_of_the_model():

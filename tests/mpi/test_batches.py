@@ -3,6 +3,8 @@
 Whatever shares its sweeps, in whatever order, with however many slots, pages and rows; with pages in common or not.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import zoo
@@ -13,7 +15,6 @@ from tpi_mpi.common.options import MachineOptions, SamplingOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request
-from tpi_mpi.model.room import Room
 
 NAMES = ["llama", "demo", "llama-dynamic", "phi3-longrope", "mistral-sliding", "int4-32", "qwen3-moe-mixed", "gpt-oss"]
 
@@ -39,9 +40,9 @@ class Cramped(Engine):
 
     rows = pages = None
 
-    def _lead(self, embedding):
-        self.room = Room(self.room.sequences, self.room.longest, self.pages or self.room.pages, self.rows or 64)
-        return super()._lead(embedding)
+    def _lead(self, stack):
+        self.room = replace(self.room, pages=self.pages or self.room.pages, rows=self.rows or 64)
+        return super()._lead(stack)
 
 
 def results(run, directory, wanted: list[Request], at_once: int, rows=None, pages=None, **options):

@@ -21,7 +21,7 @@ CHATML = (
 
 
 def tokenizer(**settings) -> Tokenizer:
-    return Tokenizer(None, None, settings)
+    return Tokenizer(None, None, None, settings)
 
 
 @pytest.mark.parametrize("system", [None, "Be brief."])

@@ -12,6 +12,7 @@ from tpi_mpi.common.options import (
     DEFAULT_NEW_TOKENS,
     DEFAULT_TIMEOUT,
     KV_DTYPES,
+    LOOKUP,
     MACHINE_KEYS,
     SAMPLING_KEYS,
     WIRES,
@@ -198,6 +199,11 @@ def _add_batching(group) -> None:
 def _add_machine(group) -> None:
     _add_run(group)
     add = group.add_argument
+    draft = (
+        "what proposes tokens that are checked together: none, lookup (the default: what was said before), self (the "
+        "copy that split --with-draft wrote), the slabs of a small model, or as in lookup,self; the text stays the same"
+    )
+    add("--draft", metavar="DRAFT", default=LOOKUP, help=draft)
     kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
     add("--kv", choices=KV_DTYPES, help=kv)
     add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")

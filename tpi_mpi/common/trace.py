@@ -3,8 +3,8 @@
 import time
 from collections import defaultdict
 
-ACTIVITIES = ("fetch", "stall", "compute", "allreduce")
-_DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "adding up"}
+ACTIVITIES = ("fetch", "stall", "compute", "allreduce", "draft")
+_DOING = {"stall": "waiting for block", "compute": "computing", "allreduce": "adding up", "draft": "drafting with"}
 
 
 class Trace:
@@ -65,6 +65,17 @@ class Trace:
     def sample(self, resident: int) -> None:
         """Records the memory that is resident now, in bytes."""
         self.memory.append((time.perf_counter() - self._origin, resident))
+
+
+class Renamed:
+    """A trace in which an activity is called by another name, in the hands of whoever knows it by the first."""
+
+    def __init__(self, trace: Trace, activity: str, name: str):
+        self._trace, self._names = trace, {activity: name}
+
+    def span(self, activity: str, name: str) -> "_Span":
+        """As :meth:`Trace.span`."""
+        return self._trace.span(self._names.get(activity, activity), name)
 
 
 class _Span:

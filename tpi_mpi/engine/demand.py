@@ -20,6 +20,15 @@ _DISK, _MEMORY, _ROWS = 1e9, 20e9, 8
 _ENOUGH = 0.9
 
 
+# Drafted tokens of a sweep, at most, and bytes of the logits of all of them.
+_MOST_DRAFTED, _MOST_LOGITS = 64, 16 * MIB
+
+
+def most_drafted(vocab_size: int) -> int:
+    """The most drafted tokens that a sweep should check."""
+    return max(1, min(_MOST_DRAFTED, _MOST_LOGITS // (4 * vocab_size)))
+
+
 @dataclass(frozen=True)
 class Demand:
     """longest: positions of the longest sequence. requests: how many there will be. positions: of all together.
@@ -37,12 +46,16 @@ class Demand:
         """One sequence at a time."""
         return cls(longest, 1, longest)
 
-    def room(self, sequences: int, hidden_size: int) -> Room:
-        """What is needed for so many sequences at once, of average length or one of the longest."""
+    def room(self, sequences: int, hidden_size: int, drafted: int = 0) -> Room:
+        """What is needed for so many sequences at once, of average length or one of the longest.
+
+        drafted: the most drafted tokens of a sweep, if there are rows for them.
+        """
         average = -(-self.positions // max(1, self.requests)) + PAGE // 2  # half of each last page stays empty
         pages = max(pages_for(self.longest), min(sequences * pages_for(average), sequences * pages_for(self.longest)))
         rows = max(most_rows(hidden_size), min(_MOST_ROWS, _MOST_BYTES // (4 * hidden_size)))
-        return Room(sequences, self.longest, pages, max(sequences, min(rows, sequences * self.longest)), self.top)
+        rows = max(sequences, min(rows, sequences * self.longest))
+        return Room(sequences, self.longest, pages, rows, self.top, min(drafted, rows - sequences))
 
     def choices(self, most: int | None) -> list[int]:
         """Numbers of sequences to choose from. most: how many are allowed, or None for what is best."""

@@ -9,14 +9,21 @@ from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.wire import Wire, wire
 from tpi_mpi.comm.world import World
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import default_budget, peak_rss, sampled, taken
-from tpi_mpi.common.options import MachineOptions
+from tpi_mpi.common.options import NO_DRAFT, MachineOptions
 from tpi_mpi.common.trace import Trace
-from tpi_mpi.engine.demand import Demand
+from tpi_mpi.common.units import format_size
+from tpi_mpi.engine.demand import Demand, most_drafted
+from tpi_mpi.engine.drafting.draft_model import DraftModel
+from tpi_mpi.engine.drafting.draft_shard import DraftShard
+from tpi_mpi.engine.drafting.lookup import Lookup
+from tpi_mpi.engine.drafting.sources import DraftSlab, draft_slab
+from tpi_mpi.engine.drafting.speculator import Speculator
 from tpi_mpi.engine.leader import Leader
 from tpi_mpi.engine.planning import agree_on_room
 from tpi_mpi.engine.progress import SweepProgress
-from tpi_mpi.engine.report import RankUsage, RunSettings
+from tpi_mpi.engine.report import RankUsage, RunSettings, Throughput
 from tpi_mpi.engine.schedule.pace import Pace
 from tpi_mpi.engine.schedule.scheduler import Scheduler
 from tpi_mpi.engine.sweep.chunking import Chunking
@@ -65,8 +72,10 @@ class Engine:
         self._expert_sizes = ExpertSizes.of(slab)
         self.trace = Trace(record=options.trace is not None)
         self._demand = demand
-        self._choices = demand.choices(options.batch)
-        self._most_rows = demand.room(max(self._choices), slab.config.hidden_size).rows
+        drafted = 0 if options.draft == NO_DRAFT else most_drafted(slab.config.vocab_size)
+        width = slab.config.hidden_size
+        self._rooms = {count: demand.room(count, width, drafted) for count in demand.choices(options.batch)}
+        self._most_rows = max(room.rows for room in self._rooms.values())
         overlap = options.overlap and world.overlaps
         self.chunking = Chunking.of(slab.config.hidden_size, self._most_rows, overlap)
         self._options = options
@@ -78,13 +87,14 @@ class Engine:
         with ExitStack() as stack:
             stack.enter_context(self.world.doing(self.trace.describe))
             way = wire(options.wire, slab.config.hidden_size)
-            self._linear = self._open_linear(stack, way)
+            drafts = draft_slab(self.world, slab, options.draft_model)
+            self._linear = self._open_linear(stack, way, drafts)
             self._model = ModelShard(slab.config, slab.partition, self.world.rank, self.kv_dtype, self._linear)
-            sums = self._open_sums(stack, way)
+            sums = self._open_sums(stack, way, drafts)
+            looks_up = options.looks_up and self.world.is_root
+            self._lookup = Lookup(self._demand.longest) if looks_up else None
             blocks = slab.resident
-            self.room, self.plan = agree_on_room(
-                self.world, self._demand, self._choices, slab, lambda room: self._plan(blocks, room)
-            )
+            self.room, self.plan = agree_on_room(self.world, self._rooms, slab, lambda room: self._plan(blocks, room))
             self.trace.reset()  # at the same moment on every rank
             self.window = stack.enter_context(self._open_window())
             self.experts = self._open_experts(stack)
@@ -94,29 +104,39 @@ class Engine:
             tables = PageTables(self.room)
             weights = Weights(self.window, self.experts)
             self._decoder = Decoder(self._model, cache, tables, weights, sums, self.chunking, self.trace)
+            if self._draft:
+                self._draft.open(stack, self.room, cache, tables, sums, self.trace, options.deadline.silence)
             self._steps = Steps(self.world.comm, slab.config.hidden_size, self.room)
             if self.world.is_root:
-                embedding = stack.enter_context(Embedding(slab, options.deadline.silence))
-                self.leader = self._lead(embedding)
+                self.leader = self._lead(stack)
             self._resources = stack.pop_all()
         return self
 
-    def _open_linear(self, stack: ExitStack, way: Wire) -> Linear:
+    def _open_linear(self, stack: ExitStack, way: Wire, drafts: DraftSlab | None) -> Linear:
         """What multiplies, once everything is compiled: before anything waits for kernels, or measures memory."""
         slab, planes = self.slab, self._options.planes
         with compiled_once(self.world, self._cores):
             cached = KVCache.layouts(slab.config.head_dim, self.kv_dtype)
-            dtypes = [way.dtype, *slab.looked_up]
-            prepare(slab.matrices, planes, cached, dtypes, experts=bool(slab.experts))
+            dtypes, matrices = [way.dtype, *slab.looked_up], slab.matrices
+            if drafts:
+                matrices = tuple(dict.fromkeys([*matrices, *drafts.slab.matrices]))
+                cached = [*cached, *KVCache.layouts(drafts.slab.config.head_dim, self.kv_dtype)]
+                dtypes += drafts.slab.looked_up
+            prepare(matrices, planes, cached, dtypes, experts=bool(slab.experts))
             return stack.enter_context(open_linear(self._threads, planes))
 
-    def _open_sums(self, stack: ExitStack, way: Wire) -> Sums:
+    def _open_sums(self, stack: ExitStack, way: Wire, drafts: DraftSlab | None) -> Sums:
         """What adds over the ranks, after a first pass through it and the model, after which all have their memory."""
         width, most = self.slab.config.hidden_size, self.chunking.most
         self.allreduce = ALGORITHMS[self._options.allreduce](self.world, way, width, most)
         reduce = StarReduce(self.world, way, width, min(HEAD_ROWS, most))
         sums = stack.enter_context(Sums(self.allreduce, reduce, self.trace))
         warm_up(self.slab, self._model, self.allreduce, reduce, most, self._most_rows, self._demand.longest)
+        self._draft = None
+        if drafts:
+            self._draft = DraftShard(drafts, self._linear, self.kv_dtype, self._most_rows)
+            own = (self.allreduce, reduce) if drafts.shared else (None, None)
+            self._draft.warm_up(*own, self._most_rows, self._demand.longest)
         return sums
 
     @property
@@ -134,7 +154,13 @@ class Engine:
             return plan_window(blocks, options.window, self._expert_sizes)
         budget = options.memory or default_budget(self._cores.ranks)
         fixed = taken() + self._model.memory(room, self.chunking.most)
-        return plan(blocks, budget, fixed, options.window, self._expert_sizes)
+        if not self._draft:
+            return plan(blocks, budget, fixed, options.window, self._expert_sizes)
+        try:
+            return plan(blocks, budget, fixed + self._draft.memory(room), options.window, self._expert_sizes)
+        except UserError as error:
+            size = format_size(self._draft.weights)
+            raise UserError(f"{error}, or choose another --draft: this one's weights take {size} of it") from None
 
     def _open_window(self) -> SlidingWindow:
         silence, used = self._options.deadline.silence, None
@@ -157,11 +183,36 @@ class Engine:
         cache.read_all()
         return cache
 
-    def _lead(self, embedding: Embedding) -> Leader:
-        config, rope = self.slab.config, self._model.rope
+    def _lead(self, stack: ExitStack) -> Leader:
+        config, rope, progress = self.slab.config, self._model.rope, self._progress.sweep
+        embedding = stack.enter_context(Embedding(self.slab, self._options.deadline.silence))
         scheduler, pace = Scheduler(self.room, rope, self._options.share_prefixes), Pace(self.room.rows)
-        progress = self._progress.sweep
-        return Leader(scheduler, pace, rope, config.vocab_size, embedding, self._sweep, progress, self.trace)
+        throughput = Throughput()
+        speculator = self._speculate(stack, scheduler, embedding, throughput)
+        return Leader(
+            scheduler,
+            pace,
+            speculator,
+            rope,
+            config.vocab_size,
+            embedding,
+            self._sweep,
+            progress,
+            self.trace,
+            throughput,
+        )
+
+    def _speculate(
+        self, stack: ExitStack, scheduler: Scheduler, embedding: Embedding, throughput: Throughput
+    ) -> Speculator:
+        draft, model = self._draft, None
+        if draft:
+            if not draft.shared:
+                embedding = stack.enter_context(Embedding(draft.slab, self._options.deadline.silence))
+            forward = self._sweep if draft.shared else draft.sweep
+            sizes = self.slab.config.vocab_size, draft.slab.config.vocab_size
+            model = DraftModel(draft.kind, scheduler, embedding, forward, self.room, *sizes, draft.shared)
+        return Speculator(scheduler, self._lookup, model, throughput.draft)
 
     def __exit__(self, *exception) -> None:
         self._resources.__exit__(*exception)
@@ -202,7 +253,7 @@ class Engine:
         self._compute(step, hidden, readout)
 
     def _compute(self, step: Step, hidden: np.ndarray, readout: Readout | None = None) -> None:
-        self._decoder.sweep(step, hidden, readout)
+        (self._draft if step.draft else self._decoder).sweep(step, hidden, readout)
         self._linear.adapt()
 
     def settings(self) -> RunSettings:

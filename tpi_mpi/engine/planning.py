@@ -1,10 +1,10 @@
 """One plan for the memory of all ranks: how many sequences there is room for, and which blocks stay beside them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.engine.demand import Demand, best, sweep_seconds
+from tpi_mpi.engine.demand import best, sweep_seconds
 from tpi_mpi.model.room import Room
 from tpi_mpi.weights.budget import Plan
 from tpi_mpi.weights.experts.sizes import ExpertSizes
@@ -14,17 +14,14 @@ MakePlan = Callable[[Room], Plan]
 """Which blocks of this rank are pinned beside some room. Raises UserError if there is no memory for that."""
 
 
-def agree_on_room(
-    world: World, demand: Demand, choices: Sequence[int], slab: Slab, make: MakePlan
-) -> tuple[Room, Plan]:
+def agree_on_room(world: World, rooms: Mapping[int, Room], slab: Slab, make: MakePlan) -> tuple[Room, Plan]:
     """The same room on every rank, and each one's plan. Collective.
 
-    choices: numbers of sequences to choose from.
+    rooms: to choose from, by their numbers of sequences.
     Raises Stopped if any rank's memory budget is too small.
     """
-    rooms = {count: demand.room(count, slab.config.hidden_size) for count in choices}
     gathered = world.gather([_seconds(slab, room, make) for room in rooms.values()])
-    room = rooms[world.broadcast(_chosen(choices, gathered) if gathered else None)]
+    room = rooms[world.broadcast(_chosen(list(rooms), gathered) if gathered else None)]
     with world.agreed():
         plan = make(room)
     return room, plan

@@ -43,25 +43,46 @@ class Latencies:
         (self.first if first else self.later).add(seconds)
 
 
+@dataclass
+class DraftCounts:
+    """Tokens that were drafted, and those of them that turned out right."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
 class Throughput:
     """What a run's sweeps have done.
 
     requests: that have ended. cached_tokens: of their prompts, whose keys and values were there already.
-    sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps.
+    sweeps, rows, prompt_rows: how many there were. tokens: new ones. seconds: of all sweeps and drafts.
     decode_seconds, decode_tokens: of the sweeps that computed new tokens alone.
+    turns, turn_tokens: how often sequences that were past their prompts took part in a sweep, and the tokens of that.
+    drafts: drafted tokens and accepted ones, by kind of draft.
     """
 
     def __init__(self):
         self.requests = self.cached_tokens = 0
         self.sweeps = self.rows = self.prompt_rows = self.tokens = self.decode_tokens = 0
+        self.turns = self.turn_tokens = 0
+        self.drafts: dict[str, DraftCounts] = {}
         self.seconds = self.decode_seconds = 0.0
 
     def end(self, cached_tokens: int) -> None:
         """Records the end of a request."""
         self.requests, self.cached_tokens = self.requests + 1, self.cached_tokens + cached_tokens
 
-    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int) -> None:
-        """Records a sweep, and how many tokens came of it."""
+    def draft(self, kind: str, drafted: int, accepted: int) -> None:
+        """Records what became of a draft."""
+        counts = self.drafts.setdefault(kind, DraftCounts())
+        counts.drafted, counts.accepted = counts.drafted + drafted, counts.accepted + accepted
+
+    def note(self, seconds: float, rows: int, prompt_rows: int, tokens: int, turns: int, turn_tokens: int) -> None:
+        """Records a sweep, and how many tokens came of it: in all, and of the sequences that were past their prompts.
+
+        turns: how many of those there were.
+        """
+        self.turns, self.turn_tokens = self.turns + turns, self.turn_tokens + turn_tokens
         self.sweeps, self.rows, self.prompt_rows = self.sweeps + 1, self.rows + rows, self.prompt_rows + prompt_rows
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
         if not prompt_rows:
@@ -74,6 +95,10 @@ class Throughput:
             "sweeps": self.sweeps,
             "rows": self.rows,
             "prompt_rows": self.prompt_rows,
+            "tokens_per_sweep": _rate(self.turn_tokens, self.turns),
+            "drafted": sum(counts.drafted for counts in self.drafts.values()),
+            "accepted": sum(counts.accepted for counts in self.drafts.values()),
+            "drafts": {kind: vars(counts) for kind, counts in self.drafts.items()},
             "generate_s": round(self.seconds, 6),
             "tokens_per_s": _rate(self.tokens, self.seconds),
             "decode_s": round(self.decode_seconds, 6),
@@ -82,8 +107,8 @@ class Throughput:
         }
 
 
-def _rate(count: int, seconds: float) -> float | None:
-    return round(count / seconds, 3) if seconds else None
+def _rate(count: int, whole: float) -> float | None:
+    return round(count / whole, 3) if whole else None
 
 
 @dataclass(frozen=True)

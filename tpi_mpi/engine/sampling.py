@@ -10,8 +10,10 @@ from tpi_mpi.common.options import SamplingOptions
 class Sampler:
     """Chooses the tokens of one request.
 
-    Temperature 0 takes the highest logit. Otherwise a token is drawn with a random number that depends on the seed and
-    on the token's position alone, not on the number of ranks or on what else the run generates.
+    Temperature 0 takes the highest logit. Otherwise a token is drawn with random numbers that depend on the seed and on
+    the token's position alone, not on the number of ranks, nor on what else the run generates or has drafted. Similar
+    logits mostly lead to the same token, so a model that drafts agrees with the one that it drafts for as often as it
+    can without being told of it (Daliri et al., arXiv 2408.07978).
 
     options: with every value settled; None means off.
     """
@@ -20,13 +22,18 @@ class Sampler:
         self._options = options
         self._seen = set(prompt_ids)
 
-    def choose(self, logits: np.ndarray, position: int) -> int:
-        """The id of the token at a position, from its logits (V,)."""
+    def choose(self, logits: np.ndarray, position: int, drafted: Sequence[int] = ()) -> int:
+        """The id of the token at a position, from its logits (V,).
+
+        drafted: tokens before it that may turn out to be none.
+        """
         if self._options.repetition_penalty not in (None, 1):
-            logits = penalise(logits, sorted(self._seen), self._options.repetition_penalty)
-        token_id = self._draw(logits, position) if self._options.temperature else int(logits.argmax())
+            logits = penalise(logits, sorted(self._seen.union(drafted)), self._options.repetition_penalty)
+        return self._draw(logits, position) if self._options.temperature else int(logits.argmax())
+
+    def see(self, token_id: int) -> None:
+        """Takes note of a token of the sequence."""
         self._seen.add(token_id)
-        return token_id
 
     def _draw(self, logits: np.ndarray, position: int) -> int:
         logits = logits.astype(np.float64) / self._options.temperature
@@ -34,7 +41,7 @@ class Sampler:
             logits = keep_top_k(logits, self._options.top_k)
         if self._options.top_p is not None:
             logits = keep_top_p(logits, self._options.top_p)
-        return draw(logits, uniform(self._options.seed, position))
+        return draw(logits, uniforms(self._options.seed, position, len(logits)))
 
 
 def penalise(logits: np.ndarray, token_ids: Sequence[int], penalty: float) -> np.ndarray:
@@ -63,15 +70,21 @@ def keep_top_p(logits: np.ndarray, mass: float) -> np.ndarray:
     return kept
 
 
-def uniform(seed: int, position: int) -> float:
-    """A random number in [0, 1) for a position: one of Philox's, which can be had in any order (Random123, SC 2011)."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+def uniforms(seed: int, position: int, count: int) -> np.ndarray:
+    """Random numbers in [0, 1) for a position: of Philox's, which can be had in any order (Random123, SC 2011)."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=position << 128)).random(count)
 
 
-def draw(logits: np.ndarray, uniform: float) -> int:
-    """The token at which the cumulative probability, in order of ids, exceeds ``uniform``, a number in [0, 1)."""
-    cumulative = np.cumsum(_softmax(logits))
-    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+def draw(logits: np.ndarray, uniforms: np.ndarray) -> int:
+    """A token, with the probabilities of logits (V,), by the Gumbel-max trick (Maddison et al., arXiv 1411.0030).
+
+    uniforms: (V,), in [0, 1); those of probable tokens decide, so the same ones draw the same token from logits that
+    are nearly the same.
+    """
+    possible = np.flatnonzero(logits > -np.inf)
+    with np.errstate(divide="ignore"):  # where one is 0, its token is the last to be drawn
+        gumbels = -np.log(-np.log(uniforms[possible]))
+    return int(possible[(logits[possible] + gumbels).argmax()])
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

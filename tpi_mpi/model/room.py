@@ -17,6 +17,7 @@ HEAD_ROWS = 32
 class Room:
     """The most sequences at once; positions of the longest; pages of keys and values; rows of a sweep.
 
+    drafted: the most rows of a sweep that are drafted tokens.
     top: None if no prompt is scored; else how many of the most probable tokens are told at each position.
     """
 
@@ -25,6 +26,7 @@ class Room:
     pages: int
     rows: int
     top: int | None = None
+    drafted: int = 0
 
     def kv_bytes(self, config: ModelConfig, shapes: Shapes, kv_dtype: str) -> int:
         """Bytes of one rank's keys and values."""
@@ -37,7 +39,7 @@ class Room:
         Experts are computed for all rows of a sweep at once.
         """
         chunk = self.rows if config.experts else chunk
-        wanted = self.rows if self.top is not None else min(self.sequences, self.rows)
+        wanted = self.rows if self.top is not None else min(self.sequences + self.drafted, self.rows)
         states = 2 * (self.rows + wanted)  # the hidden states, and their copy in flight; those of the last layer
         partials = 3 * min(chunk, self.rows) + 2 * min(HEAD_ROWS, self.rows)  # being computed, or on their way
         numbers = (states + partials) * config.hidden_size
@@ -46,5 +48,5 @@ class Room:
 
     def _rank_0(self, config: ModelConfig, wanted: int) -> int:
         """Bytes of logits, as a whole and in slices, and of the scores of all prompts that are under way."""
-        logits = 4 * (self.sequences + min(HEAD_ROWS, wanted)) * config.vocab_size
+        logits = 4 * (self.sequences + self.drafted + min(HEAD_ROWS, wanted)) * config.vocab_size
         return logits + (0 if self.top is None else PAGE * self.pages * (_SCORE + _TOP * self.top))

@@ -50,12 +50,12 @@ class ModelShard:
         self.shapes = shapes_of(config, partition, rank)
         self._compute = linear.blocks(self.shapes)
         self._shared = linear.blocks(shared_shapes(self.shapes, partition, rank)) if partition.shared else None
-        self._kv_dtype, self._rank = kv_dtype, rank
+        self.kv_dtype, self._rank = kv_dtype, rank
 
     def new_cache(self, pages: int, longest: int) -> KVCache:
         """Room for keys and values. longest: the most positions of a sequence."""
         shapes, layers = self.shapes, self.config.num_hidden_layers
-        return KVCache(layers, shapes.kv_heads, pages, shapes.head_dim, self._kv_dtype, longest)
+        return KVCache(layers, shapes.kv_heads, pages, shapes.head_dim, self.kv_dtype, longest)
 
     def memory(self, room: Room, chunk: int) -> int:
         """Bytes needed besides weights for sequences, computed ``chunk`` rows at a time.
@@ -63,7 +63,7 @@ class ModelShard:
         Without what stays allocated once so many have been computed.
         """
         computing = self._compute.memory(min(chunk, room.rows), room.longest)
-        return computing + room.memory(self.config, self.shapes, self._kv_dtype, chunk, self._rank)
+        return computing + room.memory(self.config, self.shapes, self.kv_dtype, chunk, self._rank)
 
     def segments(
         self,

@@ -13,14 +13,19 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     encode_text: (text, whole) to token ids, as :meth:`encode`. Special tokens in the text are recognised.
-    decode_ids: token ids to text, without special tokens.
+    decode_ids: token ids to text, without special tokens. vocabulary: no argument to every token by its id.
     settings: tokenizer_config.json, special_tokens_map.json, and the chat template if it is a separate file.
     """
 
-    def __init__(self, encode_text: Callable, decode_ids: Callable, settings: dict):
-        self._encode = encode_text
+    def __init__(self, encode_text: Callable, decode_ids: Callable, vocabulary: Callable, settings: dict):
+        self._encode, self._vocabulary = encode_text, vocabulary
         self.decode: Callable[[Sequence[int]], str] = decode_ids
         self.settings = settings
+
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether there is a tokenizer in a directory."""
+        return any((directory / name).is_file() for name in (TOKENIZER_JSON, SENTENCEPIECE))
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -38,6 +43,10 @@ class Tokenizer:
     def encode(self, text: str, whole: bool = True) -> list[int]:
         """The token ids of a text; if ``whole``, with the special tokens that enclose one, such as an initial <s>."""
         return self._encode(text, whole)
+
+    def vocabulary(self) -> dict[int, str]:
+        """Every token by its id, as the tokenizer's file spells it."""
+        return self._vocabulary()
 
     def special_tokens(self) -> dict[str, str]:
         """The special tokens by name, such as bos_token, as chat templates need them."""
@@ -70,8 +79,8 @@ def _special(settings: dict, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
-    """encode_text and decode_ids by the tokenizers library, which reads tokenizer.json."""
+def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable, Callable]:
+    """encode_text, decode_ids and vocabulary by the tokenizers library, which reads tokenizer.json."""
     import tokenizers
 
     try:
@@ -90,11 +99,14 @@ def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable]:
         rest = ids[1:] if ids[:1] == [first] else ids
         return [first, *rest] if wanted else rest
 
-    return encode, lambda ids: library.decode(list(ids), skip_special_tokens=True)
+    def vocabulary() -> dict[int, str]:
+        return {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
+
+    return encode, lambda ids: library.decode(list(ids), skip_special_tokens=True), vocabulary
 
 
-def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]:
-    """encode_text and decode_ids by the sentencepiece library, for checkpoints older than tokenizer.json."""
+def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable, Callable]:
+    """encode_text, decode_ids and vocabulary by sentencepiece, for checkpoints older than tokenizer.json."""
     try:
         import sentencepiece
     except ImportError:
@@ -116,5 +128,13 @@ def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable]
             ids += [special[part]] if part in special else library.encode(part)
         return ids
 
+    def vocabulary() -> dict[int, str]:
+        pieces = {id: library.id_to_piece(id) for id in range(library.vocab_size())}
+        return pieces | {id: token for token, id in added.items()}
+
     hidden = set(special.values())
-    return encode, lambda ids: library.decode([id for id in ids if id not in hidden and id < library.vocab_size()])
+
+    def decode(ids: Sequence[int]) -> str:
+        return library.decode([id for id in ids if id not in hidden and id < library.vocab_size()])
+
+    return encode, decode, vocabulary

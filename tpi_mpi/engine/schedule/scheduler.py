@@ -1,7 +1,8 @@
 """Which positions of which sequences are computed in the next sweep."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 
 from tpi_mpi.common.errors import UserError
@@ -12,13 +13,16 @@ from tpi_mpi.kernels.kv_cache import PAGE, pages_for
 from tpi_mpi.model.room import Room
 from tpi_mpi.model.rope import Rope
 
+Drafts = Mapping[Sequence, list[int]]
+"""Tokens that may follow some sequences."""
+
 
 class Scheduler:
     """Admits sequences in the order in which they come, and says what of each is computed next.
 
     A sequence is admitted once there are a slot and all the pages that it may need, so none has to give way later. In
-    every sweep each sequence that is being continued computes its latest token; what rows are left go to prompts, the
-    first come first, in as many pieces as it takes.
+    every sweep each sequence that is being continued computes its latest token, and what has been drafted after it;
+    what rows are left go to prompts, the first come first, in as many pieces as it takes.
 
     share: whether a prompt that begins like earlier sequences refers to their keys and values.
     """
@@ -42,9 +46,9 @@ class Scheduler:
         return len(self._waiting) < max(1, len(self._slots))
 
     @property
-    def decoding(self) -> bool:
-        """Whether any sequence is past its prompt."""
-        return any(sequence.decoding for sequence in self.running)
+    def decoding(self) -> list[Sequence]:
+        """The sequences that are past their prompts, in the order in which they were admitted."""
+        return [sequence for sequence in self.running if sequence.decoding]
 
     def add(self, sequence: Sequence) -> None:
         """Has a sequence wait for its turn. Raises UserError if there is never enough room for it."""
@@ -75,16 +79,53 @@ class Scheduler:
         sequence.pages, sequence.computed = [], 0
         self._begin(sequence, self._known(sequence))
 
-    def next(self, prompt_rows: int) -> tuple[Step, list[Sequence]]:
-        """The next sweep, and whose each of its segments is. prompt_rows: the most rows of prompts in it."""
-        taken = [(self._segment(sequence, 1), sequence) for sequence in self.running if sequence.decoding]
-        taken += self._prompts(min(max(1, prompt_rows), self._room.rows - len(taken)))
+    @property
+    def drafted(self) -> int:
+        """The most drafted tokens in the next sweep, of all sequences together: some rows are left to prompts."""
+        return min(self._room.drafted, (self._room.rows - len(self.decoding)) // 2)
+
+    def room_after(self, sequence: Sequence) -> int:
+        """The most tokens that may be drafted after a sequence. For all of them, its keys are turned alike."""
+        length, most = len(sequence.ids), min(self._room.drafted, sequence.request.length - len(sequence.ids))
+        kind = self._rope.kind(length)
+        while most > 0 and self._rope.kind(length + most) != kind:
+            most -= 1
+        return max(0, most)
+
+    def drafting(self, segments: Mapping[Sequence, Segment], keep: bool) -> Step:
+        """A sweep of a model that drafts. keep: whether the ranks are to be told of pages with the next one as well."""
+        for sequence, segment in segments.items():
+            self._reach(sequence, segment.length)
+        step = Step(list(segments.values()), list(self._assignments), draft=True)
+        if not keep:
+            self._assignments = []
+        return step
+
+    def next(self, prompt_rows: int, drafts: Drafts | None = None) -> tuple[Step, list[Sequence]]:
+        """The next sweep, and whose each of its segments is.
+
+        prompt_rows: the most rows of prompts in it. drafts: as many tokens as :attr:`drafted` and :meth:`room_after`
+        allow.
+        """
+        drafts = drafts or {}
+        taken = [(self._continued(sequence, drafts.get(sequence, ())), sequence) for sequence in self.decoding]
+        rows = self._room.rows - sum(segment.count for segment, _ in taken)
+        taken += self._prompts(min(max(1, prompt_rows), rows))
         step = Step([segment for segment, _ in taken], self._assignments, self._copies)
         self._assignments, self._copies = [], []
         return step, [sequence for _, sequence in taken]
 
     def swept(self) -> None:
         """To be called when the sweep is over."""
+        self._pool.swept()
+
+    def accept(self, sequence: Sequence, count: int) -> None:
+        """Notes that so many drafted tokens are a sequence's own now, whose keys and values are in the cache already.
+
+        Those of the others are there too, and will be overwritten before anything reads them.
+        """
+        sequence.computed += count
+        self._remember(sequence)
         self._pool.swept()
 
     def _prompts(self, rows: int) -> Iterator[tuple[Segment, Sequence]]:
@@ -159,11 +200,21 @@ class Scheduler:
         sequence.pages.append(page)
         return page
 
+    def _continued(self, sequence: Sequence, draft: list[int]) -> Segment:
+        """The latest token of a sequence, and what has been drafted after it."""
+        segment, count = self._segment(sequence, 1), 1 + len(draft)
+        self._reach(sequence, segment.start + count)
+        return replace(segment, count=count, length=segment.start + count, wanted=count)
+
+    def _reach(self, sequence: Sequence, length: int) -> None:
+        """Takes pages for so many positions."""
+        while len(sequence.pages) < pages_for(length):
+            self._assign(sequence, self._pool.take())
+
     def _segment(self, sequence: Sequence, count: int) -> Segment:
         """The next positions of a sequence, for which pages are taken."""
         start = sequence.computed
-        while len(sequence.pages) < pages_for(start + count):
-            self._assign(sequence, self._pool.take())
+        self._reach(sequence, start + count)
         sequence.computed += count
         self._remember(sequence)
         last = sequence.pending == 0

@@ -49,6 +49,11 @@ class Sequence:
     def new_tokens(self) -> int:
         return len(self.ids) - len(self.request.token_ids)
 
+    def add(self, token_id: int) -> None:
+        """Adds a token that was chosen."""
+        self.ids.append(token_id)
+        self.sampler.see(token_id)
+
     @property
     def pages_to_come(self) -> int:
         """Pages that it may still need."""

@@ -53,11 +53,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class Step:
-    """One sweep. It contains neither text nor token ids."""
+    """One sweep. It contains neither text nor token ids.
+
+    draft: whether it is one of the model that drafts, and not of the one that is asked.
+    """
 
     segments: Sequence[Segment]
     assignments: Sequence[Assignment] = ()
     copies: Sequence[Copy] = ()
+    draft: bool = False
 
     @property
     def rows(self) -> int:
@@ -74,11 +78,12 @@ class Step:
 
 
 class Operation(IntEnum):
-    """What a message says: a step follows; no more for the moment; no more at all."""
+    """What a message says: a step follows; one of the model that drafts; no more for the moment; no more at all."""
 
     FORWARD = 1
-    PAUSE = 2
-    STOP = 3
+    DRAFT = 2
+    PAUSE = 3
+    STOP = 4
 
 
 _PARTS = Segment, Assignment, Copy
@@ -106,7 +111,7 @@ class Steps:
     def send(self, step: Step, hidden: np.ndarray) -> None:
         """On rank 0: sends a step. hidden: float32 (rows, width), contiguous."""
         parts = step.segments, step.assignments, step.copies
-        words = [Operation.FORWARD, *map(len, parts), *_numbers(*parts)]
+        words = [Operation.DRAFT if step.draft else Operation.FORWARD, *map(len, parts), *_numbers(*parts)]
         first, rest = hidden[: self._first_rows], hidden[self._first_rows :]
         size = 8 * len(words)
         self._message[:size].view(np.int64)[:] = words
@@ -129,7 +134,7 @@ class Steps:
         wait([self._comm.Irecv(self._message, ROOT, Tag.STEP)], _NAP)
         words = self._message[: len(self._message) // 8 * 8].view(np.int64)
         operation, *counts = words[:_HEADER].tolist()
-        if operation != Operation.FORWARD:
+        if operation not in (Operation.FORWARD, Operation.DRAFT):
             return Operation(operation)
         parts, at = [], _HEADER
         for kind, count in zip(_PARTS, counts, strict=True):
@@ -137,7 +142,7 @@ class Steps:
             numbers = words[at : at + count * size].reshape(count, size).tolist()
             parts.append([kind(*row) for row in numbers])
             at += count * size
-        step = Step(*parts)
+        step = Step(*parts, draft=operation == Operation.DRAFT)
         return step, self._receive_states(step.rows, 8 * at)
 
     def _receive_states(self, rows: int, at: int) -> np.ndarray:

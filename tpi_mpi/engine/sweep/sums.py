@@ -16,13 +16,13 @@ _MOST_PENDING = 2
 class Sums:
     """Sums partials over the ranks, and adds the sums to the hidden states. A context manager.
 
-    allreduce: computes the sums, one after another, in the same order on every rank.
-    reduce: computes those that rank 0 alone needs.
+    allreduce: computes the sums, one after another, in the same order on every rank; None where a rank is alone.
+    reduce: computes those that rank 0 alone needs; None likewise.
     """
 
-    def __init__(self, allreduce: Allreduce, reduce: StarReduce, trace: Trace):
+    def __init__(self, allreduce: Allreduce | None, reduce: StarReduce | None, trace: Trace):
         self._allreduce = allreduce
-        self._alone = reduce.size == 1  # then a partial is the sum, and there is nothing to expect
+        self._alone = reduce is None or reduce.size == 1  # then a partial is the sum, and there is nothing to expect
         self._reduce = reduce
         self._trace = trace
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sums")
@@ -35,8 +35,8 @@ class Sums:
         """Frees the MPI requests, but not after an error: the thread may still wait for one that never completes."""
         self._thread.shutdown(wait=error_type is None, cancel_futures=True)
         if error_type is None:
-            self._allreduce.free()
-            self._reduce.free()
+            for exchange in filter(None, (self._allreduce, self._reduce)):
+                exchange.free()
 
     def expect(self, rows: int) -> None:
         """Posts the receives of the next sum, before its partial (rows, width) is computed; :meth:`add` must follow."""

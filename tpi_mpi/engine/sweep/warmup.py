@@ -46,8 +46,8 @@ _FEW = 8
 def warm_up(
     slab: Slab,
     model: ModelShard,
-    allreduce: Allreduce,
-    reduce: StarReduce,
+    allreduce: Allreduce | None,
+    reduce: StarReduce | None,
     most_rows: int,
     sweep_rows: int,
     longest: int,
@@ -55,6 +55,7 @@ def warm_up(
     """Computes a block of each kind on zeros, for few rows and for the ``most_rows`` of a chunk; on all ranks together.
 
     Experts are computed for all rows of a sweep at once. sweep_rows: the most of those.
+    allreduce, reduce: None where the rank is alone.
     longest: positions of the longest sequence, which need not be in memory for it.
     """
     cache, pages = model.new_cache(1, longest), np.zeros((1, 1), np.int64)
@@ -71,8 +72,9 @@ def warm_up(
             else:
                 mixed = np.zeros((sweep_rows if rows == most_rows else rows, slab.config.hidden_size), np.float32)
                 partial = _mix(slab, model, weights, mixed)[:rows]
-        hidden += allreduce.sum(partial)
-    reduce.sum(partial[:HEAD_ROWS])
+        hidden += allreduce.sum(partial) if allreduce else partial
+    if reduce:
+        reduce.sum(partial[:HEAD_ROWS])
 
 
 def _mix(slab: Slab, model: ModelShard, weights: Tensors, hidden: np.ndarray) -> np.ndarray:

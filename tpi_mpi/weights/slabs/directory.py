@@ -11,6 +11,8 @@ from tpi_mpi.weights.slabs.hdf5 import read_slab
 from tpi_mpi.weights.slabs.slab import Slab
 
 MANIFEST = "manifest.json"
+DRAFT = "draft"
+"""Where a directory has a smaller copy of its model, if it has one: slabs that are cut alike."""
 
 
 @dataclass(frozen=True)
