@@ -3,13 +3,14 @@
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import replace_file
 from tpi_mpi.common.units import format_size
 from tpi_mpi.tokenizer.files import TOKENIZER_FILES
-from tpi_mpi.weights.slabs.directory import MANIFEST
+from tpi_mpi.weights.slabs.directory import DRAFT, MANIFEST, has_draft
 
 JOURNAL = "split.journal"
 """The file in a directory whose split was interrupted."""
@@ -21,13 +22,14 @@ SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 def prepare_for_slabs(target: Path, force: bool) -> None:
     """Makes the directory. Raises UserError if it holds anything but an interrupted split.
 
-    force: allows for other files, but for a checkpoint, and replaces slabs and their small files.
+    force: allows for other files, but for a checkpoint, and replaces slabs, their draft and their small files.
     """
     _make_empty(target, force)
     if any(target.glob("*.safetensors")):
         raise UserError(f"{target} holds a checkpoint, whose small files would be replaced; name another directory")
     if force:
         _remove_slabs(target)
+        remove_draft(target)
 
 
 def prepare_for_checkpoint(target: Path, force: bool) -> None:
@@ -42,9 +44,24 @@ def prepare_for_scatter(target: Path) -> None:
     names = {path.name for path in target.iterdir()}
     if JOURNAL in names:
         raise UserError(f"{target} holds an interrupted split; complete it, or name another directory")
-    visible = [name for name in names if not name.startswith(".")]
+    visible = [name for name in names if not name.startswith(".") and name != DRAFT]
     if visible and not any(name == MANIFEST or name.endswith(".h5") for name in visible):
         raise UserError(f"{target} is not empty and holds no slabs; name another directory")
+
+
+def remove_draft(target: Path) -> None:
+    """Removes the draft in a directory of slabs, complete or not, its manifest first; other files in it stay.
+
+    Several processes may do so at once.
+    """
+    if not has_draft(target):
+        return
+    draft = target / DRAFT
+    for pattern in (MANIFEST, JOURNAL, "*rank[0-9]*.h5*", *SMALL_FILES):
+        for path in draft.glob(pattern):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # which still holds something, or is a link
+        draft.rmdir()
 
 
 def check_room(target: Path, needed: int, free: int) -> None:

@@ -84,6 +84,32 @@ def open_slabs(directory: Path) -> list[Slab]:
     return slabs
 
 
+def has_draft(directory: Path) -> bool:
+    """Whether there is a draft in a directory of slabs, complete or not."""
+    draft = directory / DRAFT
+    return (draft / MANIFEST).is_file() or any(draft.glob("*rank[0-9]*.h5*"))
+
+
+def open_draft(directory: Path, slab: Slab) -> list[Slab]:
+    """All slabs of the draft in a directory of slabs, of which ``slab`` is one.
+
+    Raises UserError unless they form one split, and are the draft of that slab.
+    """
+    draft = open_slabs(directory / DRAFT)
+    check_draft(draft[0], slab)
+    return draft
+
+
+def check_draft(draft: Slab, slab: Slab) -> None:
+    """Raises UserError unless a draft's slab was made from the same weights as another slab, and cut alike."""
+    own, exact = draft.identity(), slab.identity()
+    for what in own:
+        if what != "dtype" and own[what] != exact[what]:
+            raise UserError(
+                f"the draft's slab {draft.path} has another {what} than {slab.path}; split again with --force"
+            )
+
+
 def own_slab(directory: Path, rank: int, size: int) -> Slab:
     """The slab of one rank. Raises UserError if it is missing, damaged, or made for another rank or world size."""
     Manifest.load(directory).check_size(size)
