@@ -1,4 +1,4 @@
-"""Shows what is in a directory of slabs: the model, the partition, the blocks, and the bytes of each rank.
+"""Shows what is in a directory of slabs: the model, the partition, the blocks, the bytes of each rank, the draft.
 
     python -m weights_tools.inspect SLABS [--json]
 
@@ -24,7 +24,8 @@ def inspect_parser() -> Parser:
 def inspect(arguments: Sequence[str] | None = None) -> None:
     options = inspect_parser().parse_args(arguments)
 
-    from weights_tools.splitting.description import describe, table  # with h5py, which help need not wait for
+    from weights_tools.inspection.description import describe  # with h5py, which help need not wait for
+    from weights_tools.inspection.table import table
 
     what = describe(options.slabs)
     print(json.dumps(what, indent=2) if options.json else table(what), flush=True)

@@ -17,8 +17,8 @@ from tpi_mpi.model.partition import Partition
 from tpi_mpi.weights.slabs.directory import open_slabs
 from tpi_mpi.weights.slabs.slab import formats_of, planned_slab
 from tpi_mpi.weights.slabs.stored_formats import StoredFormats
+from weights_tools.inspection.description import describe
 from weights_tools.split import split
-from weights_tools.splitting.description import describe
 from weights_tools.splitting.ratios import Ability, choose, deal
 from weights_tools.synthesis.shapes import SHAPES
 

@@ -11,5 +11,4 @@ slab_writer        one slab as it is written
 staged_file        a file written through an aligned buffer
 journal            what an interrupted split has done
 ratios             ratios for unequal machines
-description        what is in a directory of slabs
 """
