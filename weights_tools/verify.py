@@ -4,6 +4,7 @@
 
 They must do so bit for bit, but for tensors that split has rounded to int8 or int4: of these, the largest and the mean
 error are printed. Reads every byte of the slabs (and of the checkpoint) once. Exit status 0 means that they are intact.
+A draft in SLABS is checked with them; for it, the checkpoint is read once more.
 """
 
 import sys
@@ -25,25 +26,38 @@ def verify_parser() -> Parser:
 def verify(arguments: Sequence[str] | None = None) -> None:
     options = verify_parser().parse_args(arguments)
 
-    from tpi_mpi.weights.slabs.directory import Manifest, open_slabs
+    from tpi_mpi.weights.slabs.directory import has_draft, open_draft, open_slabs
 
     slabs = open_slabs(options.slabs)
+    draft = open_draft(options.slabs, slabs[0]) if has_draft(options.slabs) else []
 
-    from weights_tools.splitting.checkpoint import Checkpoint  # imports torch, which mistakes need not wait for
     from weights_tools.verification.checksums import check_blocks
     from weights_tools.verification.deviation import table, worst
-    from weights_tools.verification.rejoin import compare
 
-    check_blocks(slabs)
+    check_blocks([*slabs, *draft])
     deviations, also = {}, ""
     if options.checkpoint:
-        deviations = compare(slabs, Checkpoint(options.checkpoint, Manifest.load(options.slabs).ignored_keys))
+        deviations = _deviations(options.slabs, options.checkpoint, slabs, draft)
         also = " and equal the checkpoint"
     if deviations:
         print(table(deviations), flush=True)
         name = worst(deviations)
         also += f" but for rounding: {name} is off by {deviations[name].mean:.6f} in the mean, more than any other"
-    say(f"{len(slabs)} slabs are intact{also}")
+    drafting = f" and {len(draft)} of their draft" if draft else ""
+    say(f"{len(slabs)} slabs{drafting} are intact{also}")
+
+
+def _deviations(directory: Path, source: Path, slabs: Sequence, draft: Sequence) -> dict:
+    """How far rounded tensors are from the checkpoint's, by name; those of the draft have its directory before it."""
+    from tpi_mpi.weights.slabs.directory import DRAFT, Manifest
+    from weights_tools.splitting.checkpoint import Checkpoint  # imports torch, which mistakes need not wait for
+    from weights_tools.verification.rejoin import compare
+
+    checkpoint = Checkpoint(source, Manifest.load(directory).ignored_keys)
+    found = compare(slabs, checkpoint)
+    if draft:
+        found |= {f"{DRAFT}/{name}": deviation for name, deviation in compare(draft, checkpoint).items()}
+    return found
 
 
 if __name__ == "__main__":

@@ -35,16 +35,17 @@ def compare(slabs: Sequence[Slab], checkpoint: Checkpoint) -> dict[str, Deviatio
         for block in all_blocks(slabs[0].config, slabs[0].partition):
             with _mapped(block, slabs, files) as held:
                 for spec in block.tensors:
-                    _compare_tensor(spec, _shards(spec, slabs, held), checkpoint, deviations)
+                    if not _agrees(spec, _shards(spec, slabs, held), checkpoint, deviations):
+                        raise _difference(spec.source, slabs, checkpoint)
                 bar.update(sum(mapped.extent.nbytes for mapped in held if mapped))
     for name, deviation in deviations.items():
         if deviation.is_too_large:
-            raise _difference(name, checkpoint)
+            raise _difference(name, slabs, checkpoint)
     return deviations
 
 
-def _difference(name: str, checkpoint: Checkpoint) -> TpiError:
-    return TpiError(f"tensor {name} differs between the slabs and {checkpoint.directory}")
+def _difference(name: str, slabs: Sequence[Slab], checkpoint: Checkpoint) -> TpiError:
+    return TpiError(f"tensor {name} differs between the slabs in {slabs[0].path.parent} and {checkpoint.directory}")
 
 
 @contextmanager
@@ -110,9 +111,10 @@ def _numbers(rows: Rows, format: Format, lead: int = 0) -> np.ndarray:
     return dequantize(rows, format, lead) if format.packed else rows.values
 
 
-def _compare_tensor(
+def _agrees(
     spec: TensorSpec, shards: Sequence[Shard], checkpoint: Checkpoint, deviations: dict[str, Deviation]
-) -> None:
+) -> bool:
+    """Whether a tensor is that of the checkpoint, or may be: if it was rounded, adds to the deviations."""
     name, source, stored = spec.source, checkpoint.formats[spec.source], shards[0].format
     rounded = stored.packed and stored != source
     first = 0
@@ -120,10 +122,9 @@ def _compare_tensor(
         if rounded:
             _measure(shards, first, tensor_of(piece, source).float().numpy(), deviations[name])
         elif differs(shards, first, _numbers(convert(piece, source, stored, name), stored)):
-            raise _difference(name, checkpoint)
+            return False
         first += len(piece)
-    if not covers(spec, shards):
-        raise _difference(name, checkpoint)
+    return covers(spec, shards)
 
 
 def covers(spec: TensorSpec, shards: Sequence[Shard]) -> bool:
