@@ -4,6 +4,9 @@
 
 Reads every byte of the checkpoint once and writes about as many; memory stays below a gigabyte whatever the size
 of the model. Interrupted, it resumes when it is started again.
+
+With --with-draft it reads the checkpoint once more, and writes SLABS/draft: slabs of the same model in fewer bits, cut
+alike, to draft tokens with. Where only these are missing, it writes them alone.
 """
 
 import sys
@@ -30,6 +33,8 @@ def split_parser() -> Parser:
     ratios = "choose the ratios that suit the machines in this report of tpi_mpi.check"
     add("--ratios-from", metavar="CHECK.json", type=Path, help=ratios)
     add_format_arguments(parser, (KEEP, *FLOATS, *QUANTIZED), KEEP)
+    draft = "also write SLABS/draft: the same model in this dtype, to draft tokens with"
+    add("--with-draft", choices=QUANTIZED, help=draft)
     add_ignore_key(parser)
     add("--force", action="store_true", help="replace slabs that are already in SLABS")
     return parser
@@ -46,6 +51,11 @@ def split(arguments: Sequence[str] | None = None) -> None:
 
     config = read_config(options.checkpoint, options.ignore_key)
     Partition.of(config, options.ranks, options.ratios)  # whether the model can be dealt so
+    if options.with_draft and config.experts:
+        raise UserError(
+            "--with-draft is not built for mixtures of experts: a draft must fit into memory whole, beside the model; "
+            "leave it out"
+        )
 
     from weights_tools.splitting.checkpoint import Checkpoint  # with torch, which mistakes need not wait for
     from weights_tools.splitting.cut import cut
@@ -55,12 +65,16 @@ def split(arguments: Sequence[str] | None = None) -> None:
     ratios = _chosen_ratios(config, formats, options) if options.ratios_from else options.ratios
     partition = formats.partition(config, options.ranks, ratios)
     checkpoint.quantization.check_kept(all_blocks(config, partition), formats)
+    draft = _draft(checkpoint, partition, formats, options) if options.with_draft else None
     small_files = read_small_files(checkpoint.directory)
-    prepare_for_slabs(options.slabs, options.force)
-    write_small_files(options.slabs, small_files)
-    if not {TOKENIZER_JSON, SENTENCEPIECE} & set(small_files):
-        say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")
-    cut(checkpoint, options.slabs, partition, formats)
+    if options.force or not (draft and draft.alone_is_missing):
+        prepare_for_slabs(options.slabs, options.force)
+        write_small_files(options.slabs, small_files)
+        if not {TOKENIZER_JSON, SENTENCEPIECE} & set(small_files):
+            say(f"{checkpoint.directory} has no tokenizer; prompts will have to be given as prompt_token_ids")
+        cut(checkpoint, options.slabs, partition, formats, beside=draft.nbytes if draft else 0)
+    if draft:
+        draft.write(small_files)
 
 
 def _check(options: Namespace) -> None:
@@ -70,6 +84,16 @@ def _check(options: Namespace) -> None:
         raise UserError(f"{options.slabs} is the checkpoint itself; name another directory for the slabs")
     if options.ratios is not None and options.ratios_from is not None:
         raise UserError("give either --ratios or --ratios-from")
+
+
+def _draft(checkpoint, partition, formats, options: Namespace):
+    """The draft that is asked for. Raises UserError if it makes no sense."""
+    from weights_tools.splitting.draft import Draft, draft_formats
+
+    own = draft_formats(formats, options.with_draft, options.group or 32, options.zero_points)
+    draft = Draft(checkpoint, options.slabs, partition, formats, own)
+    draft.check()
+    return draft
 
 
 def _chosen_ratios(config, formats, options: Namespace) -> tuple[float, ...] | None:

@@ -31,8 +31,8 @@ def stored_formats(options: Namespace, sources: Mapping[str, Format]) -> StoredF
 
 
 def check_formats(options: Namespace) -> None:
-    """Raises UserError for details of a format that nothing is stored in."""
-    asked = {options.dtype, options.head_dtype}
+    """Raises UserError for details of a format that nothing is stored in, not even a draft."""
+    asked = {options.dtype, options.head_dtype, vars(options).get("with_draft")}
     if options.zero_points and "int4" not in asked:
         raise UserError(f"--zero-points is for int4, not for --dtype {options.dtype}; give --dtype int4 too")
     if options.group is not None and not asked & set(QUANTIZED):

@@ -11,4 +11,5 @@ slab_writer        one slab as it is written
 staged_file        a file written through an aligned buffer
 journal            what an interrupted split has done
 ratios             ratios for unequal machines
+draft              slabs of the same model in fewer bits
 """

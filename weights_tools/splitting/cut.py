@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -44,6 +44,10 @@ def cut(
     partition: Partition,
     formats: StoredFormats | None = None,
     links: Mapping[str, str] | None = None,
+    *,
+    title: str = "split",
+    beside: int = 0,
+    check: Callable[[str], None] = lambda digest: None,
 ) -> None:
     """Writes the slabs of all ranks and their manifest into the directory ``target``.
 
@@ -52,12 +56,17 @@ def cut(
 
     formats: of the slabs' tensors; None for each tensor's own.
     links: blocks that become hard links to earlier ones, by name; their own tensors are never read.
+    title: of the progress bar.
+    beside: bytes that will be written to the same disk afterwards, for which there must be room too.
+    check: is called with the source's digest, and may raise an error, before anything gets its name.
     Raises UserError if the disk has too little room, or a weight cannot be stored in the format asked for.
     """
     torch.set_num_threads(1)  # pieces are converted side by side, and idle threads would spin
     with ExitStack() as stack:
         cutting = _Cutting(source, target, partition, formats or StoredFormats(source.formats), links or {}, stack)
-        cutting.run()
+        cutting.check_room(beside)
+        cutting.run(title)
+        cutting.complete(check)
 
 
 class _Cutting:
@@ -84,18 +93,17 @@ class _Cutting:
         for writer in self.writers:
             stack.callback(writer.close)
 
-    def run(self) -> None:
-        self.check_room()
+    def run(self, title: str) -> None:
+        """Writes all blocks that are not written yet."""
         done = self.trusted()
         self.prepare()
         sizes = {block.name: sum(self.nbytes(spec) for spec in block.tensors) for block in self.blocks}
         total, resumed = sum(sizes.values()), sum(sizes[name] for name in done)
-        with bytes_bar(total, "split", resumed) as bar:
+        with bytes_bar(total, title, resumed) as bar:
             pieces = pieces_of(self.source, [block for block in self.blocks if block.name not in done], self.digests)
             converted = mapped(self.converted, ahead(pieces), min(_MOST_CONVERTED, os.cpu_count() or 1))
             for block, own in groupby(converted, key=lambda piece: piece.block):
                 self.cut_block(block, own, bar)
-        self.complete()
 
     def writer(self, rank: int) -> SlabWriter:
         """The writer of one rank's slab, which is laid out anew unless an interrupted split left it."""
@@ -109,10 +117,10 @@ class _Cutting:
         blocks = shard_blocks(self.source.config, self.partition, rank)
         return SlabWriter(create(slab, blocks, self.formats, self.links), self.threads)
 
-    def check_room(self) -> None:
+    def check_room(self, beside: int) -> None:
         needed = sum(writer.slab.nbytes for writer in self.writers)
         present = sum(writer.slab.path.stat().st_blocks * 512 for writer in self.writers)
-        check_room(self.target, needed - present, shutil.disk_usage(self.target).free)
+        check_room(self.target, needed - present + beside, shutil.disk_usage(self.target).free)
 
     def trusted(self) -> set[str]:
         """The blocks that the journal claims and the slabs indeed hold: only layers, up to the first that fails."""
@@ -170,9 +178,10 @@ class _Cutting:
         checksums = [writer.checksums.get(block.name) for writer in self.writers]
         self.journal.add(block.name, checksums, {spec.source: self.digests.of(spec.source) for spec in block.tensors})
 
-    def complete(self) -> None:
+    def complete(self, check: Callable[[str], None]) -> None:
         """Gives everything its final name: the slabs first, the manifest last."""
         digest = self.digests.whole()
+        check(digest)
         for writer in self.writers:
             writer.seal(digest, self.links)
         for writer in self.writers:
