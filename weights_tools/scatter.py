@@ -3,7 +3,7 @@
     mpirun -np 4 --hostfile hosts python -m weights_tools.scatter SLABS TARGET
 
 SLABS is read by rank 0 alone. TARGET is a directory on every machine; several may share one, and it may be SLABS
-itself. Interrupted, the scatter resumes when it is started again.
+itself. Interrupted, the scatter resumes when it is started again. The slabs of a draft, SLABS/draft, go the same way.
 
 A slab that is in place is not sent again. It is recognised by its header, which has the checksum of every block; a
 file that was damaged later still has that header. A run would find the damage when it first fetches the block;

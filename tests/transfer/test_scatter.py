@@ -17,7 +17,7 @@ from conftest import DEMO, REPOSITORY, environment, mpirun, run_module
 
 from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.common.units import MIB, format_size, parse_size
-from tpi_mpi.weights.slabs.directory import slab_path
+from tpi_mpi.weights.slabs.directory import DRAFT, slab_path
 from tpi_mpi.weights.slabs.hdf5 import read_slab
 from weights_tools.common.target_directory import JOURNAL, prepare_for_scatter
 from weights_tools.synth import synth
@@ -43,6 +43,9 @@ class Machines:
 
     def slab(self, rank: int) -> Path:
         return slab_path(self.target(rank), rank)
+
+    def draft(self, rank: int) -> Path:
+        return slab_path(self.target(rank) / DRAFT, rank)
 
     def partial(self, rank: int) -> Path:
         return self.target(rank) / f".rank{rank:04d}.h5.partial"
@@ -86,15 +89,16 @@ class Machines:
 
     def check(self, slabs: Path) -> None:
         """Every machine has its own slab and the small files, bit for bit, and nothing else."""
-        small = {path.name for path in slabs.iterdir() if path.suffix != ".h5"}
+        wanted = files_of(slabs)
         for rank in range(RANKS):
-            names = {path.name for path in self.target(rank).iterdir()}
-            assert names == {self.slab(rank).name, *small}
+            names = files_of(self.target(rank))
+            assert names == {name for name in wanted if not name.endswith(".h5") or self.slab(rank).name in name}
             for name in names:
                 assert (self.target(rank) / name).read_bytes() == (slabs / name).read_bytes(), name
 
     def times(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for rank in range(RANKS) for path in self.target(rank).iterdir()}
+        paths = (self.target(rank) / name for rank in range(RANKS) for name in files_of(self.target(rank)))
+        return {path: path.stat().st_mtime_ns for path in paths}
 
 
 class Finished:
@@ -139,8 +143,21 @@ def other_split(tmp_path_factory) -> Path:
     return target
 
 
+@pytest.fixture(scope="module")
+def drafted(tmp_path_factory) -> Path:
+    """The same slabs, with a draft."""
+    target = tmp_path_factory.mktemp("drafted") / "slabs"
+    run_module("weights_tools.split", DEMO, target, "--ranks", RANKS, "--with-draft", "int4", check=True)
+    return target
+
+
+def files_of(directory: Path) -> set[str]:
+    """The files in a directory and in that of a draft, by their paths in it."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
 def size_of(slabs: Path) -> int:
-    return sum(path.stat().st_size for path in slabs.glob("*.h5"))
+    return sum(path.stat().st_size for path in slabs.rglob("*.h5"))
 
 
 def flip(path: Path, at: int) -> None:
@@ -223,6 +240,73 @@ def test_experts_arrive_too_and_a_killed_scatter_of_them_resumes(machines, check
     assert repaired.sent == pytest.approx(machines.slab(2).stat().st_size, rel=0.01)
     machines.check(slabs)
     assert {path for path, moved in machines.times().items() if moved != before[path]} == {machines.slab(2)}
+
+
+def test_a_draft_goes_with_its_slabs(machines, slabs, drafted):
+    finished = machines.scatter(drafted).succeeded()
+    machines.check(drafted)
+    assert finished.sent == pytest.approx(size_of(drafted), rel=0.01)
+    assert f"{RANKS} slabs and {RANKS} of their draft are in place" in finished.said[-1]
+    assert len(files_of(machines.target(1))) == 2 * (len(files_of(slabs)) - RANKS + 1)
+    before = machines.times()
+    again = machines.scatter(drafted).succeeded()
+    assert again.said[0] == f"tpi_mpi: {2 * RANKS} of {2 * RANKS} slabs are already in place"
+    assert (again.sent, machines.times()) == (0, before)
+    flip(machines.draft(1), middle_of(machines.draft(1)))
+    assert machines.scatter(drafted).succeeded().sent == 0
+    repaired = machines.scatter(drafted, "--verify").succeeded()
+    assert repaired.sent == pytest.approx(machines.draft(1).stat().st_size, rel=0.01)
+    machines.check(drafted)
+
+
+def test_a_draft_that_comes_later_is_sent_alone_and_one_that_is_gone_is_removed(machines, slabs, drafted):
+    machines.scatter(slabs).succeeded()
+    before = machines.times()
+    later = machines.scatter(drafted).succeeded()
+    assert later.sent == pytest.approx(size_of(drafted / DRAFT), rel=0.01)
+    assert {path: moved for path, moved in machines.times().items() if path in before} == before
+    machines.check(drafted)
+    machines.scatter(slabs).succeeded()
+    machines.check(slabs)
+    assert not machines.draft(1).parent.exists()
+
+
+@pytest.mark.parametrize(("rank", "after"), [(2, 11), (1, 28), (0, 35)])
+def test_a_killed_scatter_of_slabs_with_a_draft_resumes(rank, after, machines, drafted):
+    assert machines.sabotaged("kill", rank, after, drafted).status != 0
+    assert not machines.slab(rank).exists()
+    finished = machines.scatter(drafted).succeeded()
+    assert finished.there > 0
+    machines.check(drafted)
+
+
+def test_room_is_looked_for_for_slabs_and_draft_together(machines, drafted):
+    finished = machines.sabotaged("small", 1, 0, drafted)
+    assert finished.status == 2
+    assert f"the slabs need {format_size(size_of(drafted))}, but the disk of target has only" in finished.stderr
+
+
+def test_ranks_that_share_a_directory_share_the_draft(drafted, slabs, tmp_path):
+    run_module("weights_tools.scatter", drafted, tmp_path / "shared", ranks=RANKS, check=True)
+    assert files_of(tmp_path / "shared") == files_of(drafted)
+    run_module("weights_tools.scatter", tmp_path / "shared", tmp_path / "shared", ranks=RANKS, check=True)
+    for name in files_of(drafted):
+        assert (tmp_path / "shared" / name).read_bytes() == (drafted / name).read_bytes()
+    run_module("weights_tools.scatter", slabs, tmp_path / "shared", ranks=RANKS, check=True)
+    assert files_of(tmp_path / "shared") == files_of(slabs)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("manifest.json", "draft has no manifest.json; it holds no slabs, or their split was not completed"),
+    ("rank0001.h5", "rank0001.h5 does not exist; split the checkpoint"),
+])  # fmt: skip
+def test_a_draft_that_is_not_complete_is_refused_before_anything_is_sent(name, words, machines, drafted, tmp_path):
+    slabs = shutil.copytree(drafted, tmp_path / "slabs")
+    (slabs / DRAFT / name).unlink()
+    finished = machines.scatter(slabs)
+    assert finished.status == 2
+    assert words in finished.stderr
+    assert not machines.target(0).exists()
 
 
 def test_another_split_replaces_whole_and_partial_slabs(machines, slabs, other_split):
