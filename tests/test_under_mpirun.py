@@ -90,10 +90,9 @@ def slabs_of(workshop, checkpoints, demo, demo_draft):
             make_slabs(checkpoint, slabs / name / "uneven", ranks, uneven)
         for name in PACKED:
             make_slabs(packed_checkpoint(name, checkpoints), slabs / name / "even", ranks)
-        make_slabs(Checkpoint(demo), slabs / "demo" / "even", ranks)
-        copy = slabs / "demo" / "even" / "draft"
-        run_module("weights_tools.split", demo, copy, "--ranks", ranks, "--dtype", "int4", check=True)
-        make_slabs(Checkpoint(demo_draft), slabs / "demo" / "small", 1)
+        own, small = slabs / "demo" / "even", slabs / "demo" / "small"
+        run_module("weights_tools.split", demo, own, "--ranks", ranks, "--with-draft", "int4", check=True)
+        run_module("weights_tools.split", demo_draft, small, "--ranks", 1, check=True)
 
     return make
 

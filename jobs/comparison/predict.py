@@ -5,7 +5,8 @@
 
 All machines are alike. Shards are equal, sums take what the links take with the best exchange, and nothing else costs
 time. Of a mixture's experts, the part of a token's that is in memory is what --hit-rate says, or an assumption;
-``bench`` measures it. Reads of single experts are taken to be as fast as long ones. Cost: some seconds; no machine is
+``bench`` measures it. With --drafted, each sweep
+checks so many tokens more; how many are right must be told by --tokens-a-sweep. Reads of single experts are taken to be as fast as long ones. Cost: some seconds; no machine is
 asked.
 """
 
@@ -48,6 +49,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--prompt-tokens", type=int, default=32, help="length of the prompt (default: 32)")
     add("--new-tokens", type=int, default=128, help="that there is room for (default: 128)")
     add("--hit-rate", type=float, help="part of a token's experts that are in memory (default: an assumption)")
+    add("--drafted", type=int, default=0, help="tokens that are drafted for each sweep (default: 0)")
+    add("--tokens-a-sweep", type=float, default=1.0, help="that come of it, as measured elsewhere (default: 1)")
+    add("--draft-seconds", type=float, default=0.0, help="what drafting for a sweep takes (default: 0)")
     return parser.parse_args(words)
 
 
@@ -85,7 +89,8 @@ def work(config: ModelConfig, options: argparse.Namespace, own: Link) -> Work:
         prompt_tokens=options.prompt_tokens,
         capacity=capacity,
         chunk=chunking.most,
-        token_sum=seconds(1),
+        token_sum=seconds(1 + options.drafted),
+        rows=1 + options.drafted,
         prompt_sum=sum(map(seconds, chunking.sizes(options.prompt_tokens))),
         overlap=chunking.overlaps(options.prompt_tokens),
         hit_rate=options.hit_rate,
@@ -103,12 +108,14 @@ def expected(given: list[Shard], options: argparse.Namespace, asked: Work, own: 
     found = predict(given, machines(options), asked)
     worst = min(range(options.ranks), key=found.hit_rates.__getitem__)
     experts = given[worst].experts
+    tpot = (found.tpot + options.draft_seconds) / options.tokens_a_sweep
     return {
         "link_ms": own.latency * 1e3,
         "link_mbit_s": own.bandwidth * 8 / 1e6,
         "ttft_s": round(found.ttft, 3),
-        "tpot_s": round(found.tpot, 4),
-        "tokens_per_s": round(1 / found.tpot, 3),
+        "sweep_s": round(found.tpot, 4),
+        "tpot_s": round(tpot, 4),
+        "tokens_per_s": round(1 / tpot, 3),
         "sums_s": round(asked.token_sum * (len(given[0].layers) - 1), 4),
         "shard_bytes": [shard.nbytes for shard in given],
         "pinned_bytes": found.pinned,

@@ -120,3 +120,40 @@ def test_top_p_finds_among_the_likely_what_it_would_among_all(mass, spread):
     assert kept(keep_top_p(logits, mass)) == obvious_top_p(logits, mass)
     alone = keep_top_k(logits, 5)
     assert kept(keep_top_p(alone, mass)) == obvious_top_p(alone, mass)
+
+
+CHAIN = np.log([[0.4, 0.3, 0.2, 0.1], [0.1, 0.6, 0.1, 0.2], [0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1]])
+DRAFTS = np.log([[0.3, 0.3, 0.3, 0.1], [0.2, 0.5, 0.1, 0.2], [0.4, 0.2, 0.2, 0.2], [0.1, 0.7, 0.1, 0.1]])
+
+
+def speculated(sampler: Sampler) -> tuple[list[int], int]:
+    """Three tokens after token 0, of which two are drafted; and how many of these were right."""
+    draft, tokens, right = [0], [0], 0
+    for position in (1, 2):
+        draft.append(sampler.choose(DRAFTS[draft[-1]], position, draft[1:]))
+    for position in (1, 2, 3):
+        tokens.append(sampler.choose(CHAIN[tokens[-1]], position))
+        right += position < 3 and tokens == draft[: position + 1]
+    return tokens[1:], right
+
+
+def test_what_is_left_of_drafts_has_the_distribution_of_the_model():
+    """By a chi-square test of three tokens in a row: 63 degrees of freedom, at a level of one in ten thousand."""
+    count, seen, right = 20_000, np.zeros((4, 4, 4)), 0
+    for seed in range(count):
+        tokens, agreed = speculated(Sampler(SamplingOptions(temperature=1.0, seed=seed), []))
+        seen[tuple(tokens)] += 1
+        right += agreed
+    chain = np.exp(CHAIN)
+    expected = count * chain[0][:, None, None] * chain[:, :, None] * chain[None]
+    assert ((seen - expected) ** 2 / expected).sum() < 115
+    assert right > 1.2 * count  # of two drafted tokens
+
+
+def test_similar_models_draw_alike():
+    """As often as is known to be possible without telling each other anything: (1 - d) / (1 + d), d half the L1 norm."""
+    ones, others = np.log([0.5, 0.3, 0.15, 0.05]), np.log([0.4, 0.35, 0.1, 0.15])
+    distance = abs(np.exp(ones) - np.exp(others)).sum() / 2
+    sampler = Sampler(SamplingOptions(temperature=1.0, seed=3), [])
+    alike = np.mean([sampler.choose(ones, place) == sampler.choose(others, place) for place in range(4000)])
+    assert (1 - distance) / (1 + distance) - 0.02 < alike <= 1 - distance + 0.02

@@ -1,4 +1,4 @@
-"""The law of drafts: whatever is drafted, by whatever, tokens and log-probabilities are those without, to the last bit."""
+"""The law of drafts: whatever is drafted, by whatever, tokens and log-probabilities are those without, bit for bit."""
 
 import random
 

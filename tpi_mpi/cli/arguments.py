@@ -14,6 +14,7 @@ from tpi_mpi.common.options import (
     KV_DTYPES,
     LOOKUP,
     MACHINE_KEYS,
+    NO_DRAFT,
     SAMPLING_KEYS,
     WIRES,
     BenchOptions,
@@ -99,7 +100,7 @@ def bench_parser() -> Parser:
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     add("--prompt-tokens", metavar="P", type=int, default=64, help="length of the prompt (default: 64)")
     add("--new-tokens", metavar="K", type=int, default=16, help="tokens to time after it (default: 16)")
-    _add_machine(parser.add_argument_group("machine"))
+    _add_machine(parser.add_argument_group("machine"), draft=NO_DRAFT)
     return parser
 
 
@@ -196,14 +197,15 @@ def _add_batching(group) -> None:
     )
 
 
-def _add_machine(group) -> None:
+def _add_machine(group, draft: str = LOOKUP) -> None:
+    """Adds the options of programs that generate. draft: the default of what drafts."""
     _add_run(group)
     add = group.add_argument
-    draft = (
-        "what proposes tokens that are checked together: none, lookup (the default: what was said before), self (the "
-        "copy that split --with-draft wrote), the slabs of a small model, or as in lookup,self; the text stays the same"
+    drafts = (
+        "what drafts tokens that are then checked together, which changes none: none, lookup (what was said before), "
+        f"self (the copy that split --with-draft wrote), the slabs of a small model, or as in lookup,self ({draft})"
     )
-    add("--draft", metavar="DRAFT", default=LOOKUP, help=draft)
+    add("--draft", metavar="DRAFT", default=draft, help=drafts)
     kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
     add("--kv", choices=KV_DTYPES, help=kv)
     add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")

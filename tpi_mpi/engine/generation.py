@@ -61,8 +61,14 @@ class Generation:
         return self._leader.busy
 
     def _push(self, sequence: Sequence, token: Token | None) -> Iterator[Sequence]:
-        """Adds a token to its completion; yields the sequence if it ends with that."""
-        assert sequence in self._running, "another generation's sequence: only one may be under way"
+        """Adds a token to its completion; yields the sequence if it ends with that.
+
+        Of several tokens of one sweep, those after a stop string are dropped.
+        """
+        if sequence not in self._running:
+            assert sequence.ended, "another generation's sequence: only one may be under way"
+            self._leader.throughput.unsaid()
+            return
         _, completion = self._running[sequence]
         if token:
             self.tokens += 1

@@ -45,7 +45,7 @@ class Leader:
         trace: Trace,
         throughput: Throughput,
     ):
-        self._scheduler, self._pace, self._speculator = scheduler, pace, speculator
+        self._scheduler, self._pace, self.speculator = scheduler, pace, speculator
         self._rope, self._vocab_size = rope, vocab_size
         self._embedding, self._sweep, self._progress, self._trace = embedding, sweep, progress, trace
         self.throughput = throughput
@@ -84,7 +84,7 @@ class Leader:
         """
         assert not self.failed, "a sweep has failed; open the model again"
         first, self.failed = time.perf_counter(), True
-        drafts = self._speculator.drafts(self._scheduler.decoding)
+        drafts = self.speculator.drafts(self._scheduler.decoding)
         began, computed = time.perf_counter(), self._trace.seconds["compute"]
         step, owners = self._scheduler.next(self._pace.prompt_rows(bool(self._scheduler.decoding)), drafts)
         pairs = list(zip(step.segments, owners, strict=True))
@@ -101,7 +101,7 @@ class Leader:
         computing = self._trace.seconds["compute"] - computed
         self._trace.sweep(began, ended - began, step.rows - prompt_rows, prompt_rows)
         self._pace.observe(step.rows, prompt_rows, ended - began, computing)
-        self._speculator.swept(step.rows, prompt_rows, ended - began, computing)
+        self.speculator.swept(step.rows, prompt_rows, ended - began, computing)
         tokens = [owner for owner, token in events if token]
         turn_tokens = sum(owner in continued for owner in tokens)
         self.throughput.note(ended - first, step.rows, prompt_rows, len(tokens), len(continued), turn_tokens)
@@ -133,7 +133,7 @@ class Leader:
             if tokens[-1].finish_reason or tokens[-1].id != drafted:
                 break
         self._scheduler.accept(sequence, len(tokens) - 1)
-        self._speculator.verified(sequence, len(tokens))
+        self.speculator.verified(sequence, len(tokens))
         if tokens[-1].finish_reason:
             self._end(sequence)
         elif self._rope.restarts_at(len(sequence.ids)):
@@ -152,7 +152,7 @@ class Leader:
 
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        self._speculator.ended(sequence)
+        self.speculator.ended(sequence)
         self.throughput.end(sequence.cached_tokens)
 
 

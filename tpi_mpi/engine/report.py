@@ -88,6 +88,21 @@ class Throughput:
         if not prompt_rows:
             self.decode_seconds, self.decode_tokens = self.decode_seconds + seconds, self.decode_tokens + tokens
 
+    def unsaid(self) -> None:
+        """Takes back a token that came after the end of its text."""
+        self.tokens, self.turn_tokens = self.tokens - 1, self.turn_tokens - 1
+
+    def since(self, before: "Throughput") -> "Throughput":
+        """What has been done since it was a copy of this."""
+        new = Throughput()
+        for name, value in vars(self).items():
+            if name != "drafts":
+                setattr(new, name, value - getattr(before, name))
+        for kind, counts in self.drafts.items():
+            old = before.drafts.get(kind, DraftCounts())
+            new.draft(kind, counts.drafted - old.drafted, counts.accepted - old.accepted)
+        return new
+
     def to_json(self) -> dict:
         """Its part of the report; times are in seconds, rates in tokens per second."""
         return {

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from statistics import mean
 
 import numpy as np
@@ -18,6 +19,7 @@ from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import (
     Latencies,
     RankUsage,
+    Throughput,
     check_outputs,
     rank_trace,
     run_report,
@@ -63,6 +65,7 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         before = engine.usage()
         _generate(engine, tokens, decoded)
         usage = engine.usage()
+        plain, drafted = _speculated(engine, tokens)
         traces = world.gather(rank_trace(usage, engine.trace))
         allreduce = _allreduce_seconds(engine, options)
     with world.doing(lambda: "measuring its machine"):
@@ -74,9 +77,9 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
     kernels = world.gather([probe.to_json() for probe in formats])
     if world.is_root:
         latencies.later = decoded.later
-        report = run_report(
-            Manifest.load(options.slabs).model, engine.settings(), latencies, engine.leader.throughput, load, ranks
-        )
+        report = run_report(Manifest.load(options.slabs).model, engine.settings(), latencies, plain, load, ranks)
+        if drafted:
+            report["with_drafts"] = drafted.to_json()
         report |= {"main_format": str(own.layers.main_format), "kernels": _by_rank(kernels)}
         _publish(options, report | _bounds(options, engine, ranks, allreduce), traces)
 
@@ -92,14 +95,24 @@ def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
     return prompt, Request((0,), SamplingOptions(max_new_tokens=options.new_tokens + 1))
 
 
-def _generate(engine: Engine, request: Request, latencies: Latencies) -> None:
-    """All ranks generate one sequence together."""
+def _generate(engine: Engine, request: Request, latencies: Latencies, drafts: bool = False) -> None:
+    """All ranks generate one sequence together. drafts: whether tokens may be drafted."""
     if engine.world.is_root:
+        engine.leader.speculator.active = drafts
         sequence = engine.leader.submit(request)
         while not sequence.ended:
             for owner, token in engine.leader.step():
                 latencies.add(token.seconds, first=owner.new_tokens == 1)
     engine.follow()
+
+
+def _speculated(engine: Engine, request: Request) -> tuple[Throughput | None, Throughput | None]:
+    """On rank 0: what has been done so far, and what the same tokens take with drafts, if anything drafts."""
+    before = deepcopy(engine.leader.throughput) if engine.world.is_root else None
+    if not engine.room.drafted:
+        return before, None
+    _generate(engine, request, Latencies(), drafts=True)
+    return before, engine.leader.throughput.since(before) if before else None
 
 
 def _probed(world: World, slab: Slab, cores: Cores, options: BenchOptions) -> list[FormatProbe]:

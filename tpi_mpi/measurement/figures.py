@@ -12,7 +12,7 @@ from tpi_mpi.common.trace import ACTIVITIES
 from tpi_mpi.common.units import GIB
 from tpi_mpi.measurement.experts.picture import draw_experts
 
-_COLOURS = {"fetch": "#4477aa", "stall": "#cc3311", "compute": "#228833", "allreduce": "#ccbb44"}
+_COLOURS = {"fetch": "#4477aa", "stall": "#cc3311", "compute": "#228833", "allreduce": "#ccbb44", "draft": "#aa3377"}
 
 Event = Mapping[str, object]
 
@@ -50,7 +50,7 @@ def report_figure(report: Mapping[str, object]) -> Figure:
     left, right = figure.subplots(1, 2)
     ranks = report["ranks"]
     names, bottom = [f"rank {rank['rank']}" for rank in ranks], [0.0] * len(ranks)
-    for activity in ("stall", "compute", "allreduce"):
+    for activity in ("stall", "compute", "allreduce", "draft"):
         seconds = [rank[activity] for rank in ranks]
         left.bar(names, seconds, bottom=bottom, color=_COLOURS[activity], label=activity)
         bottom = [a + b for a, b in zip(bottom, seconds, strict=True)]

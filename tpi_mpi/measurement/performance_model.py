@@ -50,9 +50,10 @@ class Work:
 
     prompt_tokens: length of the prompt. capacity: positions of the longest sequence. chunk: the most rows of a prompt
         that are computed together.
-    token_sum, prompt_sum: seconds that the sums after one block take, for a token and for all chunks of the prompt.
+    token_sum, prompt_sum: seconds that the sums after one block take, for a later sweep and for all chunks of the prompt.
     overlap: whether one chunk of the prompt is computed while another is summed.
     hit_rate: the part of a token's experts that are in memory; None for what :mod:`.experts.hits` assumes.
+    rows: of a sweep after the prompt: a token's, and those of what is drafted after it.
     """
 
     prompt_tokens: int
@@ -62,6 +63,7 @@ class Work:
     prompt_sum: float
     overlap: bool = False
     hit_rate: float | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ class Shard:
         layers = {name: self.matrices[name].prompt_seconds(tokens, rates) for name in self.layers}
         return self.token_seconds(rates) | layers
 
+    def sweep_seconds(self, rows: int, rates: Rates) -> dict[str, float]:
+        """Seconds that a sweep of a few rows takes to compute, by block: its weights are read from memory once."""
+        blocks = self.matrices.items()
+        return {name: max(own.token_seconds(rates), own.prompt_seconds(rows, rates)) for name, own in blocks}
+
     def head_seconds(self, rates: Rates) -> float:
         """Seconds that the output head takes to compute."""
         return sum(seconds for name, seconds in self.token_seconds(rates).items() if name not in self.layers)
@@ -127,7 +134,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Prediction:
-    """ttft: seconds to a prompt's first token, from a cold disk. tpot: seconds of each token after it.
+    """ttft: seconds to a prompt's first token, from a cold disk. tpot: seconds of each token after it, or of each
+    sweep if that has several rows.
 
     pinned: bytes of blocks that stay in memory. kept: experts that do.
     hit_rates: the part of a token's experts that are there. All three are in rank order.
@@ -166,7 +174,7 @@ def predict(shards: Sequence[Shard], machines: Sequence[Machine], work: Work) ->
     )
     token = Sweep(
         rates=_reading(machines, read),
-        compute=[shard.token_seconds(rates) for shard, rates in pairs],
+        compute=[shard.sweep_seconds(work.rows, rates) for shard, rates in pairs],
         sums=work.token_sum,
         experts=[shard.experts.of_token(hit, rates) for (shard, rates), hit in zip(pairs, hits, strict=True)],
     )

@@ -42,6 +42,17 @@ def bench_table(report: dict) -> Iterator[str]:
     yield ""
     measured = {"ttft": report["ttft_s"], "tpot": report["tpot_s"]["median"]}
     yield from aligned([_BENCH_TIME, *(_bench_times(report, name, seconds) for name, seconds in measured.items())])
+    if "with_drafts" in report:
+        yield ""
+        yield _with_drafts(report["with_drafts"])
+
+
+def _with_drafts(own: dict) -> str:
+    """The same tokens, with drafts."""
+    kinds = [f"{counts['accepted']} of {counts['drafted']} by {kind}" for kind, counts in own["drafts"].items()]
+    seconds = own["decode_s"] / own["decode_tokens"]
+    right = f"right were {', '.join(kinds)}" if kinds else "none was worth it"
+    return f"with drafts: {show_seconds(seconds)} a token, {own['tokens_per_sweep']:.2f} tokens a sweep; {right}"
 
 
 def _kernels(entries: Sequence[dict]) -> Iterator[str]:

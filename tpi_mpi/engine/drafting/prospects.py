@@ -34,7 +34,7 @@ class Prospects:
 
     def affordable(self, rows: int, sequences: int, spent: float = 0.0) -> bool:
         """Whether such a sweep may turn out to have drafted nothing that is right, for some sequences."""
-        return spent + self.times.seconds(rows) - self.times.seconds(sequences) <= self._credit.seconds
+        return spent + self.times.at_most(rows) - self.times.seconds(sequences) <= self._credit.seconds
 
     def worth(self, drafts: Found, sequences: int, most: int, spent: float = 0.0) -> tuple[Found, float]:
         """As much of some drafts as is worth its rows, and the rate that may then be expected.

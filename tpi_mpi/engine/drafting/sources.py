@@ -7,7 +7,7 @@ from tpi_mpi.comm.world import ROOT, World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import SELF
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
-from tpi_mpi.weights.slabs.directory import DRAFT, Manifest, own_slab
+from tpi_mpi.weights.slabs.directory import DRAFT, Manifest, check_draft, has_draft, own_slab
 from tpi_mpi.weights.slabs.slab import Slab
 
 
@@ -39,7 +39,7 @@ def draft_slab(world: World, slab: Slab, source: str | None) -> DraftSlab | None
     found, home = None, slab.path.parent
     with world.agreed():
         if source == SELF:
-            found = DraftSlab(_own_copy(slab, home / DRAFT, world), shared=True)
+            found = DraftSlab(_own_copy(slab, world), shared=True)
         elif world.rank == ROOT:
             found = DraftSlab(_other_model(slab, home, Path(source)), shared=False)
         if found and found.slab.config.experts:
@@ -51,17 +51,13 @@ def draft_slab(world: World, slab: Slab, source: str | None) -> DraftSlab | None
     return found
 
 
-def _own_copy(slab: Slab, directory: Path, world: World) -> Slab:
+def _own_copy(slab: Slab, world: World) -> Slab:
     """This rank's slab of the model's copy. Raises UserError if there is none that goes with the slab."""
-    if not directory.exists():
-        raise UserError(
-            f"{slab.path.parent} has no draft; split again with --with-draft int4, or choose another --draft"
-        )
-    copy = own_slab(directory, world.rank, world.size)
-    if (copy.source_digest, copy.partition.heads) != (slab.source_digest, slab.partition.heads):
-        raise UserError(
-            f"the draft {copy.path} is of another split than {slab.path}; split both again with --with-draft int4"
-        )
+    home = slab.path.parent
+    if not has_draft(home):
+        raise UserError(f"{home} has no draft; split again with --with-draft int4, or choose another --draft")
+    copy = own_slab(home / DRAFT, world.rank, world.size)
+    check_draft(copy, slab)
     return copy
 
 

@@ -21,11 +21,12 @@ class Speculator:
 
     What was said before is looked at first, then a model is asked where that is expected to know better.
 
-    lookup, model: what drafts, or None.
+    lookup, model: what drafts, or None. active: whether anything is drafted.
     """
 
     def __init__(self, scheduler: Scheduler, lookup: Lookup | None, model: DraftModel | None, record: Record):
         self._scheduler, self._lookup, self._record = scheduler, lookup, record
+        self.active = True
         self._prospects = Prospects()
         self._model = ModelDrafts(model, scheduler, self._prospects) if model else None
         self._found: dict[Sequence, Draft] = {}
@@ -35,10 +36,10 @@ class Speculator:
 
     def drafts(self, decoding: Several[Sequence]) -> Drafts:
         """What is to be checked in the next sweep, of the sequences that are past their prompts."""
-        began = time.perf_counter()
-        if self._lookup:
+        began, self._found = time.perf_counter(), {}
+        if self._lookup and self.active:
             self._found = {own: self._lookup.find(own, self._scheduler.room_after(own)) for own in decoding}
-        self._drafts = self._chosen(decoding) if decoding and self._prospects.ready else {}
+        self._drafts = self._chosen(decoding) if decoding and self.active and self._prospects.ready else {}
         self._seconds = time.perf_counter() - began
         return {sequence: draft.token_ids for sequence, draft in self._drafts.items()}
 
