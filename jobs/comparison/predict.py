@@ -5,9 +5,8 @@
 
 All machines are alike. Shards are equal, sums take what the links take with the best exchange, and nothing else costs
 time. Of a mixture's experts, the part of a token's that is in memory is what --hit-rate says, or an assumption;
-``bench`` measures it. With --drafted, each sweep
-checks so many tokens more; how many are right must be told by --tokens-a-sweep. Reads of single experts are taken to be as fast as long ones. Cost: some seconds; no machine is
-asked.
+``bench`` measures it. Reads of single experts are taken to be as fast as long ones. With --drafted, a sweep checks so
+many tokens more; how many tokens come of it must be told. Cost: some seconds; no machine is asked.
 """
 
 import argparse

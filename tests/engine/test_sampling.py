@@ -151,7 +151,7 @@ def test_what_is_left_of_drafts_has_the_distribution_of_the_model():
 
 
 def test_similar_models_draw_alike():
-    """As often as is known to be possible without telling each other anything: (1 - d) / (1 + d), d half the L1 norm."""
+    """As often as is possible without telling each other anything: (1 - d) / (1 + d), with d half the L1 norm."""
     ones, others = np.log([0.5, 0.3, 0.15, 0.05]), np.log([0.4, 0.35, 0.1, 0.15])
     distance = abs(np.exp(ones) - np.exp(others)).sum() / 2
     sampler = Sampler(SamplingOptions(temperature=1.0, seed=3), [])

@@ -215,6 +215,8 @@ def summary(report: dict) -> str:
     tokens, requests, ranks = (f"{count} {noun}{'s' if count != 1 else ''}" for noun, count in counts.items())
     ttft = f"TTFT {_show(report['ttft_s'])}"
     tpot = f"{_show(report['tpot_s']['median'])} per output token"
+    if report["accepted"]:
+        tpot += f" ({report['tokens_per_sweep']:.1f} of them a sweep)"
     return f"{tokens} in {requests} on {ranks}: {ttft}, {tpot}, peak memory {format_size(peak)} per rank"
 
 

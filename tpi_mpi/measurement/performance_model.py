@@ -50,7 +50,8 @@ class Work:
 
     prompt_tokens: length of the prompt. capacity: positions of the longest sequence. chunk: the most rows of a prompt
         that are computed together.
-    token_sum, prompt_sum: seconds that the sums after one block take, for a later sweep and for all chunks of the prompt.
+    token_sum, prompt_sum: seconds that the sums after one block take, for a later sweep, and for all chunks of the
+        prompt.
     overlap: whether one chunk of the prompt is computed while another is summed.
     hit_rate: the part of a token's experts that are in memory; None for what :mod:`.experts.hits` assumes.
     rows: of a sweep after the prompt: a token's, and those of what is drafted after it.
