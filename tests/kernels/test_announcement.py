@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from kept import kept_code
 
 SCRIPT = """
 import sys
@@ -19,9 +20,9 @@ with compiling_announced(lambda: print("compiling")):
 
 
 @pytest.fixture
-def prepare(tmp_path):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("NUMBA_CACHE_DIR", None)
+def prepare(tmp_path, monkeypatch):
+    kept_code(tmp_path, monkeypatch)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def run(*dtypes: str) -> str:
         command = [sys.executable, "-c", SCRIPT, *dtypes]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from kept import kept_code
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.compiled import library
@@ -107,7 +108,8 @@ def test_every_cpu_has_its_own_directory(caches, monkeypatch):
     assert cache_directory() != own
 
 
-def test_no_process_needs_numba_and_the_second_compiles_nothing(tmp_path):
+def test_no_process_needs_numba_and_the_second_compiles_nothing(tmp_path, monkeypatch):
+    kept_code(tmp_path, monkeypatch)
     script = (
         "import sys\n"
         "import numpy as np\n"
@@ -119,8 +121,7 @@ def test_no_process_needs_numba_and_the_second_compiles_nothing(tmp_path):
         "        multiply(np.ones((1, 64), np.float32), random_operand(Tiled(format, 16, 64)))\n"
         "print('numba' in sys.modules)\n"
     )
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("NUMBA_CACHE_DIR", None)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     kept, imported = [], []
     for _ in range(2):
         command = [sys.executable, "-c", script]
