@@ -88,7 +88,7 @@ def test_kept_weights_answer_as_transformers_with_them_dequantized(case, checkpo
         verify([str(slabs), "--checkpoint", str(tmp_path / "checkpoint")])
         assert "slabs are intact and equal the checkpoint\n" in capsys.readouterr().err
         assert open_slabs(slabs)[0].formats["layers"] == format
-        check_answers(slabs, int(ranks[0]), expected)
+    check_answers(slabs, int(ranks[0]), expected)
 
 
 @pytest.mark.usefixtures("float32_cache")

@@ -41,15 +41,14 @@ def cut_into(source, target, ranks: int, formats: StoredFormats | None = None) -
 def test_every_format_keeps_its_weights_on_any_number_of_ranks(name, checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(Slab, "kv_dtype", "float32")  # so that nothing but the weights is rounded
     source = packed.PackedCheckpoint(checkpoints[CASE], packed.FORMATS[name])
-    referee = source.referee()
     for ranks in RATIOS:
         slabs = cut_into(source, tmp_path / str(ranks), ranks)
         assert compare(slabs, source) == {}
-        for expected in referee:
-            with Together(tmp_path / str(ranks), ranks) as together:
-                token_ids, logprobs = together.greedy(expected["prompt"], len(expected["token_ids"]))
-            assert token_ids == expected["token_ids"], (name, ranks)
-            np.testing.assert_allclose(logprobs, expected["logprobs"], atol=1e-3)
+    for expected in source.referee():
+        with Together(tmp_path / str(ranks), ranks) as together:
+            token_ids, logprobs = together.greedy(expected["prompt"], len(expected["token_ids"]))
+        assert token_ids == expected["token_ids"], (name, ranks)
+        np.testing.assert_allclose(logprobs, expected["logprobs"], atol=1e-3)
     digests = {open_slabs(tmp_path / str(ranks))[0].source_digest for ranks in RATIOS}
     assert len(digests) == 1
 
