@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -34,10 +35,10 @@ def asked(monkeypatch) -> set[int]:
     return found
 
 
-def run(slab: Slab, seconds: float = 10, **options) -> None:
+def run(slab: Slab, until: Callable[[], bool] = lambda: False, **options) -> None:
     began, count = time.perf_counter(), threading.active_count()
     with prefetch.prefetched(slab, 1, MachineOptions(**options)):
-        while threading.active_count() > count and time.perf_counter() < began + seconds:
+        while threading.active_count() > count and not until() and time.perf_counter() < began + 10:
             time.sleep(0.001)
     assert threading.active_count() == count
 
@@ -65,7 +66,7 @@ def test_nothing_is_read_that_might_not_stay(slab, asked, options):
 
 
 def test_it_ends_with_the_block(slab, asked):
-    run(slab, seconds=0.02, memory=10**10)
+    run(slab, until=lambda: len(asked) > 0, memory=10**10)
     assert 0 < len(asked) < len(swept(slab))
 
 
