@@ -61,17 +61,15 @@ def test_any_number_of_ranks_gives_the_tokens_of_transformers(run, workshop, sla
         np.testing.assert_allclose([token.logprob for token in tokens], logprobs, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["llama", "demo"])
 @pytest.mark.parametrize(("depth", "part"), [(1, 0), (2, 0), (None, 0), (1, 0.5), (None, 0.8), (None, 1)])
-def test_no_window_changes_a_token(run, workshop, slabs, name, depth, part):
+def test_no_window_changes_a_token(run, workshop, slabs, depth, part):
     def plan(blocks: dict[str, int]) -> Plan:
         names, sizes = list(blocks), list(blocks.values())
         pinned = spread(sizes, part)
         return Plan(frozenset(names[index] for index in pinned), window_size(sizes, pinned, depth), depth)
 
-    expected = zoo.referee(workshop / "zoo" / name)
-    prompts = [result["prompt"] for result in expected]
-    sequences = greedy(run, slabs / name / "even", prompts, plan=plan)
+    expected = zoo.referee(workshop / "zoo" / "llama")
+    sequences = greedy(run, slabs / "llama" / "even", zoo.PROMPTS, plan=plan)
     if sequences:
         assert sequences == [result["token_ids"] for result in expected]
 
@@ -111,7 +109,7 @@ def test_a_narrower_wire_changes_log_probabilities_and_little_else(run, slabs):
 def test_every_budget_from_the_least_to_all_gives_the_same_tokens(run, workshop, slabs):
     expected = zoo.referee(workshop / "zoo" / "demo")
     prompts = [result["prompt"] for result in expected]
-    for part in range(9):
+    for part in (0, 1, 4, 7, 8):
 
         def plan(blocks: dict[str, int], part=part) -> Plan:
             least, all_of_them = max(blocks.values()), sum(blocks.values())
