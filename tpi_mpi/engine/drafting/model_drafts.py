@@ -16,6 +16,8 @@ from tpi_mpi.engine.schedule.sequence import Sequence
 _PLACES, _LEVELS = 16, 10
 # What is expected of a token at any place, and of the time that it takes, in sweeps.
 _CHANCE, _STEP = 0.7, 0.1
+# Its first steps, which prepare things, tell nothing of the time that others take.
+_PREPARING = 2
 # By so much drafts of the model must be better than what can be had without it.
 _BETTER = 1.01
 # Of the time that a sequence's other tokens would take, what may be spent on catching up with it.
@@ -32,6 +34,7 @@ class ModelDrafts:
         self._model, self._scheduler, self._prospects = model, scheduler, prospects
         self._chances = Chances(_expected)
         self._times = SweepTimes()
+        self._preparing = _PREPARING
         self._row_seconds: float | None = None  # of what the model has to catch up with
 
     @property
@@ -98,6 +101,8 @@ class ModelDrafts:
         seconds = time.perf_counter() - began
         if rows > 2 * len(chosen):
             self._row_seconds = seconds / rows
+        elif self._preparing:
+            self._preparing -= 1
         else:
             self._times.note(len(chosen), seconds, seconds)
         for sequence, (token_id, probability) in tokens.items():
