@@ -59,7 +59,7 @@ class Eager(Engine):
     def _speculate(self, stack, scheduler, embedding, throughput):
         made = super()._speculate(stack, scheduler, embedding, throughput)
         made._prospects.times.note(1, 10.0, 0.0)
-        made._prospects.swept(1, 10.0, 0.0, None, 1, 1)
+        made._prospects.swept(1, 10.0, 0.0, 0.0, 1, 1)
         made._prospects.swept = lambda *figures: None
         return made
 

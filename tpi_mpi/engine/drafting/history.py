@@ -12,7 +12,11 @@ _CAPACITY = 1 << 18
 # Of how many tokens there are chains, the longer first.
 _LENGTHS = (5, 2)
 # Places of a chain that are looked at, the latest first; and how far back they are compared.
-_CANDIDATES, MOST_MATCH = 32, 16
+_CANDIDATES, MOST_MATCH = 16, 16
+# So many groups are added one by one, which is faster for a token or two.
+_FEW = 8
+# A product of 64 bits with this number mixes well: 2^64 over the golden ratio (Knuth, TAOCP 3, 6.4).
+_FACTOR, _ALL_BITS = 0x9E3779B97F4A7C15, 0xFFFFFFFFFFFFFFFF
 # A place that has nothing.
 _NONE = -1
 
@@ -85,10 +89,14 @@ class _Chain:
 
     def add(self, tokens: np.ndarray, begin: int, end: int) -> None:
         """Adds the groups that lie in tokens[begin:end], by the place of their last token."""
-        if end - begin < self.length:
+        first = begin + self.length - 1
+        if end - first <= _FEW:
+            for place in range(first, end):
+                own = self._hash(tokens[place - self.length + 1 : place + 1].tolist())
+                self._before[place], self._latest[own] = self._latest[own], place
             return
-        places = np.arange(begin + self.length - 1, end)
-        hashes = self._hashes(tokens, places)
+        places = np.arange(first, end)
+        hashes = self._hash([tokens[first - back : end - back].astype(np.uint64) for back in range(self.length)][::-1])
         order = hashes.argsort(kind="stable")
         places, hashes = places[order], hashes[order]
         again = np.concatenate([[False], hashes[1:] == hashes[:-1]])
@@ -102,9 +110,10 @@ class _Chain:
             found.append(place)
         return np.array(found, np.int64)
 
-    def _hashes(self, tokens: np.ndarray, places: np.ndarray) -> np.ndarray:
-        value = np.zeros(len(places), np.uint64)
-        for back in range(self.length):
-            value = value * np.uint64(0x9E3779B97F4A7C15) + tokens[places - back].astype(np.uint64)
-            value ^= value >> np.uint64(29)
-        return (value * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(40)) % np.uint64(len(self._latest))
+    def _hash(self, group: Sequence):
+        """A place in the table for a group of tokens: whole numbers, or arrays of uint64 with one for each group."""
+        value = group[0] * 0
+        for token in group:
+            value = (value * _FACTOR + token) & _ALL_BITS
+            value = value ^ (value >> 29)
+        return (value * _FACTOR & _ALL_BITS) % len(self._latest)

@@ -9,6 +9,10 @@ from tpi_mpi.engine.drafting.history import MOST_MATCH, History
 from tpi_mpi.engine.schedule.sequence import Sequence
 
 
+# Tokens that are less likely to be right are not worth looking at.
+_LEAST = 0.03
+
+
 class Lookup:
     """Continues sequences as what they last said has been continued before.
 
@@ -27,6 +31,8 @@ class Lookup:
         for place, token_id in enumerate(found):
             sign = min(match + place, MOST_MATCH)
             draft.add(token_id, self._chances.of(sequence, sign), [sign])
+            if draft.chance < _LEAST:
+                break
         return draft
 
     def learn(self, sequence: Sequence, draft: Draft, token_ids: list[int]) -> None:

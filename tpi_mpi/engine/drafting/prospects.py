@@ -28,6 +28,11 @@ class Prospects:
         """Whether enough has been seen to tell what is worth anything."""
         return self._credit.seconds is not None
 
+    @property
+    def in_debt(self) -> bool:
+        """Whether more has been lost than may be: nothing should be tried that takes time."""
+        return self.ready and self._credit.seconds < 0
+
     def rate(self, tokens: float, rows: int, spent: float = 0.0) -> float:
         """Of a sweep of some rows, for which some seconds are spent on drafts."""
         return tokens / (spent + self.times.seconds(rows))
@@ -55,10 +60,12 @@ class Prospects:
         lengths = enumerate(drafts.items())
         return {own: draft.first(places.count(place)) for place, (own, draft) in lengths if place in places}, best
 
-    def swept(
-        self, rows: int, seconds: float, computing: float, drafting: float | None, sequences: int, tokens: int
-    ) -> None:
-        """Takes note of a sweep without prompts. drafting: seconds spent on its drafts; None if it had none."""
+    def swept(self, rows: int, seconds: float, computing: float, drafting: float, sequences: int, tokens: int) -> None:
+        """Takes note of a sweep without prompts, and of how many tokens came of it.
+
+        drafting: seconds that were spent on drafts before it.
+        """
         self.times.note(rows, seconds, computing)
-        plain, spent = self.times.seconds(sequences), seconds + (drafting or 0.0)
-        self._credit.note(spent, spent if drafting is None else plain * tokens / sequences, plain)
+        plain = self.times.seconds(sequences)
+        without = plain * tokens / sequences if rows > sequences else seconds
+        self._credit.note(seconds + drafting, without, plain)

@@ -37,7 +37,7 @@ class Speculator:
     def drafts(self, decoding: Several[Sequence]) -> Drafts:
         """What is to be checked in the next sweep, of the sequences that are past their prompts."""
         began, self._found = time.perf_counter(), {}
-        if self._lookup and self.active:
+        if self._lookup and self.active and not self._prospects.in_debt:
             self._found = {own: self._lookup.find(own, self._scheduler.room_after(own)) for own in decoding}
         self._drafts = self._chosen(decoding) if decoding and self.active and self._prospects.ready else {}
         self._seconds = time.perf_counter() - began
@@ -74,6 +74,5 @@ class Speculator:
     def swept(self, rows: int, prompt_rows: int, seconds: float, computing: float) -> None:
         """To be told of every sweep: how many rows it had, how long it took, and what of that was not waiting."""
         if not prompt_rows:
-            drafting = self._seconds if self._drafts else None
-            self._prospects.swept(rows, seconds, computing, drafting, self._sequences, self._tokens)
+            self._prospects.swept(rows, seconds, computing, self._seconds, self._sequences, self._tokens)
         self._sequences = self._tokens = 0
