@@ -129,6 +129,8 @@ def main(words: list[str] | None = None) -> None:
     options = arguments(words)
     config = ModelConfig.from_keys(SHAPES[options.like]) if options.like else ModelConfig.load(options.config)
     formats = stored(config, options.dtype, options.experts_dtype or options.dtype)
+    if options.drafted and config.experts:
+        raise SystemExit("--drafted does not know which experts more rows want; leave it out for a mixture of experts")
     partition, given = formats.partition(config, options.ranks), None
     for own in options.links:
         asked = work(config, options, own)

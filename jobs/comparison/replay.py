@@ -52,6 +52,9 @@ class Replay:
     def verified(self, sequence, count):
         """Nothing is learned."""
 
+    def restarted(self, sequence):
+        """Nothing is kept."""
+
     def ended(self, sequence):
         """Nothing is kept."""
 

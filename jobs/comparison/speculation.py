@@ -103,7 +103,7 @@ def table(engine: Engine, intake: Intake, wanted: list[tuple[str, Request]], sai
     own = {name: after[name] - before.get(name, 0) for name in after}
     return {
         "tokens": own["turn_tokens"],
-        "tokens_per_sweep": round(own["turn_tokens"] / own["turns"], 3),
+        "tokens_per_sweep": round(own["turn_tokens"] / max(1, own["turns"]), 3),
         "seconds_per_token": round(own["decode_seconds"] / max(1, own["decode_tokens"]), 4),
         "seconds": round(seconds, 2),
         **{name: value for name, value in own.items() if name.startswith(("drafted", "accepted"))},

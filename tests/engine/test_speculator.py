@@ -25,22 +25,26 @@ KINDS = sorted(RECORDED)
 
 
 class Simulation:
-    """One sequence, which says a text; beside it the time.
+    """Sequences that all say the same text, each with other mistakes in what is guessed of it; beside them the time.
 
-    seconds: of a sweep, by the number of rows. step: seconds of a token that the model drafts, or None without one.
-    guesses: for each token of the text, what the model drafts, and how probable it holds that.
+    seconds: of a sweep, by the number of rows. step: seconds of a token that the model drafts for each of some
+    sequences, or None without a model. guesses: for each token of the text, what the model drafts, and how probable it
+    holds that. row: seconds of each token that it must catch up with.
     """
 
-    def __init__(self, monkeypatch, prompt, text, guesses, seconds, step=None, lookup=True, noise=0.0):
+    def __init__(
+        self, monkeypatch, prompt, text, guesses, seconds, step=None, lookup=True, noise=0.0, count=1, unseen=1, row=0.0
+    ):
         self.now, self.text, self.guesses = 0.0, text, guesses
         self._seconds, self._step, self._noise, self._draw = seconds, step, noise, random.Random(1)
         clock = SimpleNamespace(perf_counter=lambda: self.now)
         monkeypatch.setattr(speculator, "time", clock)
         monkeypatch.setattr(model_drafts, "time", clock)
         request = Request(tuple(prompt), SamplingOptions(max_new_tokens=len(text)))
-        self.sequence, self.kind = Sequence(request), "self"
+        self.sequences, self.kind = [Sequence(request) for _ in range(count)], "self"
+        self._unseen, self._row = dict.fromkeys(self.sequences, unseen), row
         scheduler = SimpleNamespace(drafted=64, room_after=lambda own: min(64, own.request.length - len(own.ids)))
-        self.drafted = self.right = 0
+        self.drafted = self.right = self.asked = 0
         model = self if step is not None else None
         self.speculator = Speculator(scheduler, Lookup(2000) if lookup else None, model, self._record)
 
@@ -48,37 +52,48 @@ class Simulation:
         self.drafted, self.right = self.drafted + drafted, self.right + right
 
     def unseen(self, sequence):
-        return 1
+        return self._unseen[sequence]
 
     def next_tokens(self, drafts):
-        self.now += self._step
-        place = self.sequence.new_tokens
-        guesses = {own: self.guesses[place + len(draft)] for own, draft in drafts.items()}
-        return {own: guess if self._agrees(drafts[own]) else (0, guess[1]) for own, guess in guesses.items()}
+        self.asked += 1
+        self.now += self._step + sum(self._row * (self.unseen(own) - 1) for own in drafts)
+        for own in drafts:
+            self._unseen[own] = 1
+        return {own: self._guess(own, list(draft)) for own, draft in drafts.items()}
 
-    def _agrees(self, draft):
-        place = self.sequence.new_tokens
-        return list(draft) == self.text[place : place + len(draft)]
+    def _guess(self, sequence, draft):
+        place = sequence.new_tokens
+        id, probability = self.guesses[place + len(draft)]
+        return (id if draft == self.text[place : place + len(draft)] else 0), probability
 
     def verified(self, sequence):
         pass
 
-    ended = verified
+    forget = discard = verified
 
     def run(self) -> float:
         """The time of the whole text."""
-        self.sequence.add(self.text[0])
-        while self.sequence.new_tokens < len(self.text):
-            draft = self.speculator.drafts([self.sequence]).get(self.sequence, [])
-            rows, place = 1 + len(draft), self.sequence.new_tokens
-            right = next((n for n, id in enumerate(draft) if id != self.text[place + n]), len(draft))
+        for sequence in self.sequences:
+            sequence.add(self.text[0])
+        while any(self._running()):
+            drafts = self.speculator.drafts(self._running())
+            rows = len(self._running()) + sum(map(len, drafts.values()))
             seconds = self._seconds(rows) * (1 + self._noise * self._draw.uniform(-1, 1))
             self.now += seconds
-            for id in self.text[place : place + right + 1]:
-                self.sequence.add(id)
-            self.speculator.verified(self.sequence, right + 1)
+            for sequence in self._running():
+                self._accept(sequence, drafts.get(sequence, []))
             self.speculator.swept(rows, 0, seconds, seconds * (0.1 if self._seconds is streaming else 0.9))
         return self.now
+
+    def _running(self):
+        return [sequence for sequence in self.sequences if sequence.new_tokens < len(self.text)]
+
+    def _accept(self, sequence, draft):
+        place = sequence.new_tokens
+        right = next((n for n, id in enumerate(draft) if id != self.text[place + n]), len(draft))
+        for id in self.text[place : place + right + 1]:
+            sequence.add(id)
+        self.speculator.verified(sequence, right + 1)
 
 
 def streaming(rows: int) -> float:
@@ -124,7 +139,32 @@ def test_a_run_never_takes_much_longer(monkeypatch, kind, seconds, step, noise):
     prompt, text, guesses = recorded(kind) if kind else random_text()
     plain = seconds(1) * (len(text) - 1)
     taken = Simulation(monkeypatch, prompt, text, guesses, seconds, step, noise=noise).run()
-    assert taken <= 1.03 * plain + seconds(1)
+    assert taken <= 1.03 * plain + 2 * seconds(1)
+
+
+@pytest.mark.parametrize("count", [2, 5, 7, 20])
+@pytest.mark.parametrize("seconds", TIMES)
+@pytest.mark.parametrize("step", [None, 0.3])
+def test_neither_does_a_batch(monkeypatch, step, seconds, count):
+    prompt, text, guesses = random_text()
+    plain = seconds(count) * (len(text) - 1)
+    taken = Simulation(monkeypatch, prompt, text, guesses, seconds, step, count=count).run()
+    assert taken <= 1.03 * plain + 2 * seconds(count)
+
+
+@pytest.mark.parametrize(("unseen", "row"), [(1000, 0.0005), (1000, 0.05), (100, 0.01)])
+def test_nor_one_with_a_model_that_must_catch_up_first(monkeypatch, unseen, row):
+    prompt, text, guesses = random_text()
+    run = Simulation(monkeypatch, prompt, text, guesses, streaming, 0.1, count=3, unseen=unseen, row=row)
+    assert run.run() <= 1.03 * (len(text) - 1) + 2 + 1
+
+
+def test_a_model_that_is_no_longer_right_is_hardly_asked(monkeypatch):
+    text = [index % 7 + 1 for index in range(600)]
+    guesses = [(id, 0.99) if index < 200 else (0, 0.03) for index, id in enumerate(text)]
+    run = Simulation(monkeypatch, [20, 21], text, guesses, in_memory, 0.2, lookup=False)
+    run.run()
+    assert run.asked < 200 + 30
 
 
 @pytest.mark.parametrize("kind", KINDS)

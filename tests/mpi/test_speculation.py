@@ -38,6 +38,9 @@ class Replay:
     def verified(self, sequence, count):
         pass
 
+    def restarted(self, sequence):
+        pass
+
     def ended(self, sequence):
         pass
 
@@ -59,7 +62,7 @@ class Eager(Engine):
     def _speculate(self, stack, scheduler, embedding, throughput):
         made = super()._speculate(stack, scheduler, embedding, throughput)
         made._prospects.times.note(1, 10.0, 0.0)
-        made._prospects.swept(1, 10.0, 0.0, 0.0, 1, 1)
+        made._prospects.swept(1, 0, 10.0, 0.0, 0.0, 1, 1)
         made._prospects.swept = lambda *figures: None
         return made
 

@@ -82,6 +82,7 @@ def bench(demo, tmp_path_factory):
     slabs, files = directory / "slabs", ["--report", directory / "r.json", "--trace", directory / "t.json"]
     run_module("weights_tools.split", demo, slabs, "--ranks", 2, "--dtype", "int4", check=True)
     arguments = [slabs, "--window", 2, "--prompt-tokens", 40, "--new-tokens", 6, "--activations", "int8", *files]
+    arguments += ["--draft", "lookup"]
     return run_module("tpi_mpi.bench", *arguments, ranks=2, check=True), directory
 
 
@@ -127,7 +128,17 @@ def test_the_table_has_a_line_for_every_rank_and_time(bench):
     kernels = [line for line in lines if " rows at a time" in line or line.startswith("torch, ")]
     assert kernels
     first = [line.split()[0] for line in lines if line and line not in kernels]
-    assert first == [*"handbook-3m, rank 0 1 GB/s rank 0 0 1 1 measured TTFT TPOT".split()]
+    assert first == [*"handbook-3m, rank 0 1 GB/s rank 0 0 1 1 measured TTFT TPOT with".split()]
+
+
+def test_the_same_tokens_are_timed_with_drafts(bench):
+    report = json.loads(bench[0].stdout)
+    own = report["with_drafts"]
+    assert own["decode_tokens"] == 6
+    assert own["tokens_per_sweep"] >= 1
+    assert own["sweeps"] <= 7
+    assert report["accepted"] == 0
+    assert "with drafts: " in bench[0].stderr
 
 
 def test_the_trace_has_the_memory_too(bench):

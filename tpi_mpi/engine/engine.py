@@ -284,6 +284,7 @@ class Engine:
             slab_bytes=self.slab.nbytes,
             swept_bytes=sum(sizes.values()),
             streamed_bytes=sum(nbytes for name, nbytes in sizes.items() if name not in self.plan.pinned),
+            draft_bytes=self._draft.weights if self._draft else 0,
             bytes_fetched=self._bytes_fetched(),
             experts=self.experts and self.experts.usage(),
             pinned_blocks=len(self.plan.pinned),

@@ -138,6 +138,7 @@ class Leader:
             self._end(sequence)
         elif self._rope.restarts_at(len(sequence.ids)):
             self._scheduler.restart(sequence)
+            self.speculator.restarted(sequence)
         seconds = sequence.lap() / len(tokens)
         return [replace(token, seconds=seconds) for token in tokens]
 

@@ -67,6 +67,7 @@ class Throughput:
         self.turns = self.turn_tokens = 0
         self.drafts: dict[str, DraftCounts] = {}
         self.seconds = self.decode_seconds = 0.0
+        self._decoded = False  # whether the last sweep counts for these
 
     def end(self, cached_tokens: int) -> None:
         """Records the end of a request."""
@@ -85,18 +86,20 @@ class Throughput:
         self.turns, self.turn_tokens = self.turns + turns, self.turn_tokens + turn_tokens
         self.sweeps, self.rows, self.prompt_rows = self.sweeps + 1, self.rows + rows, self.prompt_rows + prompt_rows
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        if not prompt_rows:
+        self._decoded = not prompt_rows
+        if self._decoded:
             self.decode_seconds, self.decode_tokens = self.decode_seconds + seconds, self.decode_tokens + tokens
 
     def unsaid(self) -> None:
-        """Takes back a token that came after the end of its text."""
+        """Takes back a token of the last sweep, which came after the end of its text."""
         self.tokens, self.turn_tokens = self.tokens - 1, self.turn_tokens - 1
+        self.decode_tokens -= self._decoded
 
     def since(self, before: "Throughput") -> "Throughput":
         """What has been done since it was a copy of this."""
         new = Throughput()
         for name, value in vars(self).items():
-            if name != "drafts":
+            if name not in ("drafts", "_decoded"):
                 setattr(new, name, value - getattr(before, name))
         for kind, counts in self.drafts.items():
             old = before.drafts.get(kind, DraftCounts())
@@ -131,6 +134,7 @@ class RankUsage:
     """What one rank has used so far.
 
     swept_bytes: weights used in one sweep. streamed_bytes: those of them that are not pinned.
+    draft_bytes: weights of the rank's part of a model that drafts.
     window_blocks, window_bytes: the most blocks that are not pinned, and bytes of them, in memory at once.
     experts: how often they were in memory; None if the model has none.
     kv_bytes: that keys and values may take. kernels: what multiplies with its matrices. seconds: by activity.
@@ -146,6 +150,7 @@ class RankUsage:
     slab_bytes: int
     swept_bytes: int
     streamed_bytes: int
+    draft_bytes: int
     bytes_fetched: int
     experts: ExpertUsage | None
     pinned_blocks: int

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from statistics import mean
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.memory import peak_rss
 from tpi_mpi.common.options import BenchOptions, SamplingOptions
 from tpi_mpi.common.trace import ACTIVITIES
 from tpi_mpi.engine.demand import Demand
@@ -63,9 +65,10 @@ def measure(world: World, slab: Slab, cores: Cores, options: BenchOptions, began
         load = time.perf_counter() - began
         _generate(engine, prompt, latencies)
         before = engine.usage()
-        _generate(engine, tokens, decoded)
+        ids = _generate(engine, tokens, decoded)
         usage = engine.usage()
-        plain, drafted = _speculated(engine, tokens)
+        plain, drafted = _speculated(engine, tokens, ids)
+        usage = replace(usage, peak_rss_bytes=peak_rss())
         traces = world.gather(rank_trace(usage, engine.trace))
         allreduce = _allreduce_seconds(engine, options)
     with world.doing(lambda: "measuring its machine"):
@@ -95,23 +98,27 @@ def _requests(options: BenchOptions, slab: Slab) -> tuple[Request, Request]:
     return prompt, Request((0,), SamplingOptions(max_new_tokens=options.new_tokens + 1))
 
 
-def _generate(engine: Engine, request: Request, latencies: Latencies, drafts: bool = False) -> None:
-    """All ranks generate one sequence together. drafts: whether tokens may be drafted."""
+def _generate(engine: Engine, request: Request, latencies: Latencies, drafts: bool = False) -> list[int]:
+    """All ranks generate one sequence together; returns its tokens on rank 0. drafts: whether any may be drafted."""
+    ids = []
     if engine.world.is_root:
         engine.leader.speculator.active = drafts
         sequence = engine.leader.submit(request)
         while not sequence.ended:
-            for owner, token in engine.leader.step():
-                latencies.add(token.seconds, first=owner.new_tokens == 1)
+            for _, token in engine.leader.step():
+                latencies.add(token.seconds, first=not ids)
+                ids.append(token.id)
     engine.follow()
+    return ids
 
 
-def _speculated(engine: Engine, request: Request) -> tuple[Throughput | None, Throughput | None]:
+def _speculated(engine: Engine, request: Request, ids: Sequence[int]) -> tuple[Throughput | None, Throughput | None]:
     """On rank 0: what has been done so far, and what the same tokens take with drafts, if anything drafts."""
     before = deepcopy(engine.leader.throughput) if engine.world.is_root else None
     if not engine.room.drafted:
         return before, None
-    _generate(engine, request, Latencies(), drafts=True)
+    same = _generate(engine, request, Latencies(), drafts=True)
+    assert same == ids, "drafts have led to another text"
     return before, engine.leader.throughput.since(before) if before else None
 
 

@@ -51,7 +51,7 @@ def report_figure(report: Mapping[str, object]) -> Figure:
     ranks = report["ranks"]
     names, bottom = [f"rank {rank['rank']}" for rank in ranks], [0.0] * len(ranks)
     for activity in ("stall", "compute", "allreduce", "draft"):
-        seconds = [rank[activity] for rank in ranks]
+        seconds = [rank.get(activity, 0.0) for rank in ranks]  # older reports know no drafts
         left.bar(names, seconds, bottom=bottom, color=_COLOURS[activity], label=activity)
         bottom = [a + b for a, b in zip(bottom, seconds, strict=True)]
     left.set_ylabel("seconds")

@@ -118,6 +118,8 @@ class Shard:
 
     def sweep_seconds(self, rows: int, rates: Rates) -> dict[str, float]:
         """Seconds that a sweep of a few rows takes to compute, by block: its weights are read from memory once."""
+        if rows == 1:
+            return self.token_seconds(rates)
         blocks = self.matrices.items()
         return {name: max(own.token_seconds(rates), own.prompt_seconds(rows, rates)) for name, own in blocks}
 

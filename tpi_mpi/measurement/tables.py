@@ -50,7 +50,7 @@ def bench_table(report: dict) -> Iterator[str]:
 def _with_drafts(own: dict) -> str:
     """The same tokens, with drafts."""
     kinds = [f"{counts['accepted']} of {counts['drafted']} by {kind}" for kind, counts in own["drafts"].items()]
-    seconds = own["decode_s"] / own["decode_tokens"]
+    seconds = own["decode_s"] / max(1, own["decode_tokens"])
     right = f"right were {', '.join(kinds)}" if kinds else "none was worth it"
     return f"with drafts: {show_seconds(seconds)} a token, {own['tokens_per_sweep']:.2f} tokens a sweep; {right}"
 

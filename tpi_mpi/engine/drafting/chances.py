@@ -44,9 +44,9 @@ class _Shares:
         self._seen: dict[Hashable, tuple[float, float]] = {}
 
     def of(self, sign: Hashable) -> float:
-        right, all = self._seen.get(sign, (0.0, 0.0))
-        return (right + self._weight * self._expected(sign)) / (all + self._weight)
+        right, count = self._seen.get(sign, (0.0, 0.0))
+        return (right + self._weight * self._expected(sign)) / (count + self._weight)
 
     def note(self, sign: Hashable, right: bool) -> None:
-        before, all = self._seen.get(sign, (0.0, 0.0))
-        self._seen[sign] = _FADING * before + right, _FADING * all + 1
+        right_before, count = self._seen.get(sign, (0.0, 0.0))
+        self._seen[sign] = _FADING * right_before + right, _FADING * count + 1

@@ -1,7 +1,7 @@
 """What speculation may lose before it must have won something."""
 
 # The part of a run that may be lost, and the sweeps that may be lost at its beginning.
-_PART, _BEGINNING = 0.015, 1.0
+_PART, _BEGINNING = 0.015, 2.0
 # Sweeps that can be won for later losses, at most: what was won in one text is no reason to lose in another.
 _MOST = 4.0
 

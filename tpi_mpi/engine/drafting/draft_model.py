@@ -1,7 +1,7 @@
 """Drafts by a model, on rank 0's books: one more token after each of some sequences at a time."""
 
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Sequence as Ids
+from collections.abc import Sequence as Several
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +30,7 @@ class DraftModel:
         self,
         kind: str,
         scheduler: Scheduler,
-        embedding: Callable[[Ids[int]], np.ndarray],
+        embedding: Callable[[Several[int]], np.ndarray],
         forward: Forward,
         room: Room,
         vocab_size: int,
@@ -46,7 +46,7 @@ class DraftModel:
         """How many tokens of a sequence must be computed before the next one can be drafted."""
         return self._segment(sequence, ()).count
 
-    def next_tokens(self, drafts: Mapping[Sequence, Ids[int]]) -> dict[Sequence, tuple[int, float]]:
+    def next_tokens(self, drafts: Mapping[Sequence, Several[int]]) -> dict[Sequence, tuple[int, float]]:
         """The token after each sequence and what has been drafted of it, and how probable the model holds it."""
         for sequence, draft in drafts.items():
             self._catch_up(sequence, draft)
@@ -64,17 +64,22 @@ class DraftModel:
         elif sequence in self._computed:
             self._computed[sequence] = min(self._computed[sequence], len(sequence.ids) - 1)
 
-    def ended(self, sequence: Sequence) -> None:
-        """To be told once a sequence has ended, or lost its place."""
+    def discard(self, sequence: Sequence) -> None:
+        """To be told if something else is checked than what was drafted for a sequence."""
+        if sequence in self._computed:
+            self._computed[sequence] = min(self._computed[sequence], len(sequence.ids))
+
+    def forget(self, sequence: Sequence) -> None:
+        """To be told once a sequence has ended, or has its keys and values elsewhere."""
         self._computed.pop(sequence, None)
 
-    def _segment(self, sequence: Sequence, draft: Ids[int]) -> Segment:
+    def _segment(self, sequence: Sequence, draft: Several[int]) -> Segment:
         """What has not been computed of a sequence and its draft."""
         length = len(sequence.ids) + len(draft)
         start = self._computed.get(sequence, sequence.computed if self._shared else 0)
         return Segment(sequence.slot, start, length - start, length, 1)
 
-    def _catch_up(self, sequence: Sequence, draft: Ids[int]) -> None:
+    def _catch_up(self, sequence: Sequence, draft: Several[int]) -> None:
         """Computes what is too much for the step that leads to the next token: after a prompt."""
         most = max(1, self._room.rows // self._room.sequences)
         while (segment := self._segment(sequence, draft)).count > most:
@@ -83,25 +88,27 @@ class DraftModel:
             self._compute({sequence: part}, {sequence: draft})
 
     def _compute(
-        self, segments: Mapping[Sequence, Segment], drafts: Mapping[Sequence, Ids[int]]
+        self, segments: Mapping[Sequence, Segment], drafts: Mapping[Sequence, Several[int]]
     ) -> Iterable[np.ndarray]:
         """The logits after each segment of which they are wanted: (V,), of both models' tokens."""
         step = self._scheduler.drafting(segments, keep=not self._shared)
         ids = [id for sequence, own in segments.items() for id in _ids(sequence, drafts[sequence], own)]
+        ids = [id if id < self._own_vocab_size else 0 for id in ids]  # whatever: what follows is only a guess
         wants = [Want() for segment in segments.values() for _ in range(segment.wanted)]
         readout = Readout(wants, self._own_vocab_size)
         self._forward(step, self._embedding(ids), readout)
         for sequence, segment in segments.items():
             self._computed[sequence] = segment.start + segment.count
-        return readout.logits[:, : self._vocab_size]
+        known = readout.logits[:, : self._vocab_size]
+        return np.pad(known, ((0, 0), (0, self._vocab_size - known.shape[1])), constant_values=-np.inf)
 
-    def _chosen(self, sequence: Sequence, draft: Ids[int], logits: np.ndarray) -> tuple[int, float]:
+    def _chosen(self, sequence: Sequence, draft: Several[int], logits: np.ndarray) -> tuple[int, float]:
         """A token, chosen as the sequence's own would be."""
         id = sequence.sampler.choose(logits, len(sequence.ids) + len(draft), draft)
         return id, float(np.exp(log_probabilities(logits, [id])[0]))
 
 
-def _ids(sequence: Sequence, draft: Ids[int], segment: Segment) -> list[int]:
+def _ids(sequence: Sequence, draft: Several[int], segment: Segment) -> list[int]:
     """The tokens of a segment, of which some may be drafted."""
     ids = sequence.ids[segment.start : segment.start + segment.count]
     first = max(0, segment.start - len(sequence.ids))

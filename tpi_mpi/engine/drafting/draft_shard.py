@@ -1,6 +1,7 @@
 """A rank's part of the model that drafts: all of it stays in memory."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class DraftShard:
 
     def memory(self, room: Room) -> int:
         """Bytes that drafting takes on this rank: weights, states and, unless they are shared, keys and values."""
+        room = replace(room, top=None, drafted=0)
         states = self._model.memory(room, self._chunking.most)
         if self.shared:
             states -= room.kv_bytes(self.slab.config, self._model.shapes, self._model.kv_dtype)

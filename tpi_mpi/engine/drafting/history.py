@@ -22,13 +22,14 @@ _NONE = -1
 
 
 class History:
-    """Tokens of many sequences, and where they have occurred. Memory is bounded: new sequences replace the oldest.
+    """Tokens of many sequences, and where they have occurred. Memory is bounded: new sequences replace the oldest, even
+    if they are not at their end: what is found is a guess anyhow.
 
     longest: positions of the longest sequence.
     """
 
     def __init__(self, longest: int):
-        self._tokens = np.full(max(_CAPACITY, longest + 1), _NONE, np.int32)
+        self._tokens = np.full(max(_CAPACITY, longest + 2), _NONE, np.int32)
         self._chains = [_Chain(length, len(self._tokens)) for length in _LENGTHS]
         self._end = 0
 
@@ -58,7 +59,7 @@ class History:
             places = chain.places(self._tokens, end)
             if len(places) == 0:
                 continue
-            matches = self._matches(places, recent)
+            matches = self._matches(places, recent) * (self._tokens[places + 1] != _NONE)  # else nothing followed
             best = int(matches.argmax())
             if matches[best] >= chain.length:
                 return self._following(int(places[best]), end, count), int(matches[best])
@@ -106,7 +107,7 @@ class _Chain:
     def places(self, tokens: np.ndarray, end: int) -> np.ndarray:
         """Earlier places that may have the group that ends before ``end``, which has been added."""
         found, place = [], end - 1
-        while len(found) < _CANDIDATES and (place := int(self._before[place])) != _NONE:
+        while len(found) < _CANDIDATES and (place := int(self._before[place])) not in (_NONE, end - 1):
             found.append(place)
         return np.array(found, np.int64)
 
@@ -116,4 +117,4 @@ class _Chain:
         for token in group:
             value = (value * _FACTOR + token) & _ALL_BITS
             value = value ^ (value >> 29)
-        return (value * _FACTOR & _ALL_BITS) % len(self._latest)
+        return ((value * _FACTOR & _ALL_BITS) >> 40) % len(self._latest)

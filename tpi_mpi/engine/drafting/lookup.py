@@ -8,7 +8,6 @@ from tpi_mpi.engine.drafting.draft import Draft
 from tpi_mpi.engine.drafting.history import MOST_MATCH, History
 from tpi_mpi.engine.schedule.sequence import Sequence
 
-
 # Tokens that are less likely to be right are not worth looking at.
 _LEAST = 0.03
 

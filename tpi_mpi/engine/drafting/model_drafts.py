@@ -19,7 +19,7 @@ _CHANCE, _STEP = 0.7, 0.1
 # Its first steps, which prepare things, tell nothing of the time that others take.
 _PREPARING = 2
 # By so much drafts of the model must be better than what can be had without it.
-_BETTER = 1.01
+_MARGIN = 1.01
 # Of the time that a sequence's other tokens would take, what may be spent on catching up with it.
 _PAYS = 0.2
 
@@ -63,36 +63,49 @@ class ModelDrafts:
         """To be told once a sequence has other tokens than before."""
         self._model.verified(sequence)
 
-    def ended(self, sequence: Sequence) -> None:
-        """To be told once a sequence has ended."""
-        self._model.ended(sequence)
+    def discard(self, sequence: Sequence) -> None:
+        """To be told if something else is checked than what the model drafted for a sequence."""
+        self._model.discard(sequence)
+
+    def forget(self, sequence: Sequence) -> None:
+        """To be told once a sequence has ended, or has its keys and values elsewhere."""
+        self._model.forget(sequence)
 
     def _preferred(self, decoding: Several[Sequence], found: Found, rate: float) -> list[Sequence]:
         """The sequences for which the model should draft."""
-        possible = [sequence for sequence in decoding if self._may_pay(sequence, rate)]
+        possible, catching = self._possible(decoding, rate)
         gains, chances = dict.fromkeys(possible, 0.0), dict.fromkeys(possible, 1.0)
-        best, chosen = _BETTER * rate, []
+        best, chosen, sequences = _MARGIN * rate, [], len(decoding)
         for place in range(min(_PLACES, self._scheduler.drafted)):
             for sequence in possible:
                 chances[sequence] *= self._chances.of(sequence, _place(place))
                 gains[sequence] += chances[sequence]
             better = [own for own in possible if own not in found or gains[own] > found[own].gain]
             others = [draft for sequence, draft in found.items() if sequence not in better]
-            tokens = len(decoding) + sum(gains[own] for own in better) + sum(draft.gain for draft in others)
-            rows = len(decoding) + (place + 1) * len(better) + sum(map(len, others))
+            tokens = sequences + sum(gains[own] for own in better) + sum(draft.gain for draft in others)
+            drafted = (place + 1) * len(better) + sum(map(len, others))
             spent = (place + 1) * self._step_seconds(len(better))
-            new = self._prospects.rate(tokens, rows, spent)
-            if better and new > best and self._prospects.affordable(rows, len(decoding), spent):
+            new = self._prospects.rate(tokens, sequences + drafted, spent)
+            may = self._prospects.affordable(sequences + drafted, sequences, spent + catching)
+            if better and new > best and may and drafted <= self._scheduler.drafted:
                 best, chosen = new, better
         return chosen
 
-    def _may_pay(self, sequence: Sequence, rate: float) -> bool:
-        """Whether there is room for a draft, and what the model must compute for its first token may pay."""
-        if not self._scheduler.room_after(sequence):
-            return False
-        rows, left = self._model.unseen(sequence), sequence.request.length - len(sequence.ids)
+    def _possible(self, decoding: Several[Sequence], rate: float) -> tuple[list[Sequence], float]:
+        """The sequences for which the model may draft, and the seconds that it needs to catch up with them.
+
+        There must be room for a draft, and what the model has to compute for its first token must be likely to pay.
+        """
+        possible, catching = [], 0.0
         row = self._row_seconds or self._step_seconds(1) / 4
-        return rows <= 2 or rows * row < _PAYS * left / rate
+        for sequence in decoding:
+            rows, left = self._model.unseen(sequence), sequence.request.length - len(sequence.ids)
+            seconds = rows * row if rows > 2 else 0.0
+            pays = seconds <= _PAYS * left / rate and self._prospects.affordable(1, 1, catching + seconds)
+            if pays and self._scheduler.room_after(sequence):
+                possible.append(sequence)
+                catching += seconds
+        return possible, catching
 
     def _add(self, chosen: Several[Sequence], drafts: Found) -> None:
         """Adds a token to some drafts."""
@@ -117,7 +130,7 @@ class ModelDrafts:
         gains = {sequence: self._next_gain(sequence, draft) for sequence, draft in drafts.items()}
         ranked = sorted((own for own in gains if gains[own]), key=gains.get, reverse=True)
         best, chosen = self._prospects.rate(tokens, rows, spent), []
-        for count, sequence in enumerate(ranked[: self._scheduler.drafted + sequences - rows], 1):
+        for count, sequence in enumerate(ranked[: max(0, self._scheduler.drafted + sequences - rows)], 1):
             tokens += gains[sequence]
             later = spent + self._step_seconds(count)
             new = self._prospects.rate(tokens, rows + count, later)

@@ -60,12 +60,26 @@ class Prospects:
         lengths = enumerate(drafts.items())
         return {own: draft.first(places.count(place)) for place, (own, draft) in lengths if place in places}, best
 
-    def swept(self, rows: int, seconds: float, computing: float, drafting: float, sequences: int, tokens: int) -> None:
-        """Takes note of a sweep without prompts, and of how many tokens came of it.
+    def swept(
+        self,
+        rows: int,
+        prompt_rows: int,
+        seconds: float,
+        computing: float,
+        drafting: float,
+        sequences: int,
+        tokens: int,
+    ) -> None:
+        """Takes note of a sweep in which some sequences got so many tokens.
 
-        drafting: seconds that were spent on drafts before it.
+        Without drafts it would have been as much shorter as its additional rows cost, and given one token to each.
+        prompt_rows: those of the rows that were of prompts. drafting: seconds that were spent on drafts before it.
         """
-        self.times.note(rows, seconds, computing)
+        if not prompt_rows:
+            self.times.note(rows, seconds, computing)
+        if not self.times.known:
+            return
         plain = self.times.seconds(sequences)
-        without = plain * tokens / sequences if rows > sequences else seconds
-        self._credit.note(seconds + drafting, without, plain)
+        shorter = seconds - self.times.seconds(rows - prompt_rows) + plain if prompt_rows else plain
+        drafted = rows - prompt_rows > sequences
+        self._credit.note(seconds + drafting, shorter * tokens / sequences if drafted else seconds, plain)

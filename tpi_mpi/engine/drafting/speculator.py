@@ -29,14 +29,15 @@ class Speculator:
         self.active = True
         self._prospects = Prospects()
         self._model = ModelDrafts(model, scheduler, self._prospects) if model else None
-        self._found: dict[Sequence, Draft] = {}
-        self._drafts: Found = {}
+        self._found: Found = {}  # by lookup
+        self._guessed: Found = {}  # by the model
+        self._drafts: Found = {}  # what of both is checked
         self._seconds = 0.0
         self._sequences = self._tokens = 0
 
     def drafts(self, decoding: Several[Sequence]) -> Drafts:
         """What is to be checked in the next sweep, of the sequences that are past their prompts."""
-        began, self._found = time.perf_counter(), {}
+        began, self._found, self._guessed = time.perf_counter(), {}, {}
         if self._lookup and self.active and not self._prospects.in_debt:
             self._found = {own: self._lookup.find(own, self._scheduler.room_after(own)) for own in decoding}
         self._drafts = self._chosen(decoding) if decoding and self.active and self._prospects.ready else {}
@@ -48,7 +49,10 @@ class Speculator:
         most = self._scheduler.drafted
         drafts, rate = self._prospects.worth(self._found, len(decoding), most)
         if self._model:
-            better, spent = self._model.better(decoding, drafts, rate)
+            self._guessed, spent = self._model.better(decoding, drafts, rate)
+            better = {own: draft for own, draft in self._guessed.items() if draft.gain > _gain(drafts.get(own))}
+            for sequence in self._guessed.keys() - better.keys():
+                self._model.discard(sequence)
             if better:
                 drafts, _ = self._prospects.worth({**drafts, **better}, len(decoding), most, spent)
         return drafts
@@ -58,21 +62,31 @@ class Speculator:
         tokens = sequence.ids[-count:]
         if draft := self._drafts.get(sequence):
             self._record(draft.kind, len(draft), draft.right(tokens))
-        if self._lookup and sequence in self._found:
+        if sequence in self._found:  # something is learned from what was not checked, too
             self._lookup.learn(sequence, self._found[sequence], tokens)
+        if sequence in self._guessed:
+            self._model.learn(sequence, self._guessed[sequence], tokens)
         if self._model:
-            if draft and draft.kind == self._model.kind:
-                self._model.learn(sequence, draft, tokens)
             self._model.verified(sequence)
         self._sequences, self._tokens = self._sequences + 1, self._tokens + count
 
+    def restarted(self, sequence: Sequence) -> None:
+        """To be told if all of a sequence is to be computed again."""
+        if self._model:
+            self._model.forget(sequence)
+
     def ended(self, sequence: Sequence) -> None:
         """To be told once a sequence has ended."""
-        for source in filter(None, (self._lookup, self._model)):
-            source.ended(sequence)
+        if self._lookup:
+            self._lookup.ended(sequence)
+        self.restarted(sequence)
 
     def swept(self, rows: int, prompt_rows: int, seconds: float, computing: float) -> None:
         """To be told of every sweep: how many rows it had, how long it took, and what of that was not waiting."""
-        if not prompt_rows:
-            self._prospects.swept(rows, seconds, computing, self._seconds, self._sequences, self._tokens)
+        if self._sequences:
+            self._prospects.swept(rows, prompt_rows, seconds, computing, self._seconds, self._sequences, self._tokens)
         self._sequences = self._tokens = 0
+
+
+def _gain(draft: Draft | None) -> float:
+    return draft.gain if draft else 0.0
