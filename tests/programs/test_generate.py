@@ -192,7 +192,7 @@ def imported(module: str, *arguments) -> tuple[int, str, set[str]]:
     return finished.returncode, finished.stdout + finished.stderr, names
 
 
-RANKS_PROGRAMS = ["tpi_mpi.generate", "tpi_mpi.bench", "tpi_mpi.check", "weights_tools.scatter"]
+RANKS_PROGRAMS = ["tpi_mpi.generate", "tpi_mpi.bench", "tpi_mpi.check", "tpi_mpi.backend", "weights_tools.scatter"]
 PROGRAMS = [*RANKS_PROGRAMS, "tpi_mpi.plot"]
 PROGRAMS += [f"weights_tools.{name}" for name in ("split", "verify", "inspect", "synth")]
 

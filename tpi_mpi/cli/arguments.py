@@ -17,6 +17,7 @@ from tpi_mpi.common.options import (
     NO_DRAFT,
     SAMPLING_KEYS,
     WIRES,
+    BackendOptions,
     BenchOptions,
     CheckOptions,
     GenerateOptions,
@@ -81,6 +82,33 @@ def generate_parser() -> Parser:
     _add_batching(parser.add_argument_group("many prompts"))
     _add_machine(parser.add_argument_group("machine"))
     return parser
+
+
+def parse_backend(arguments: Sequence[str] | None) -> BackendOptions:
+    """Parses the command line of tpi_mpi.backend. Raises UserError if it makes no sense."""
+    given = vars(backend_parser().parse_args(arguments))
+    machine = _machine_options(given)
+    return BackendOptions(machine=machine, **given)
+
+
+def backend_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.backend",
+        usage="mpirun -np N %(prog)s SLABS --socket PATH [options]",
+        description="The engine of a server, which starts it and tells it what to continue.",
+    )
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
+    add("--socket", metavar="PATH", required=True, help="where the server listens for it")
+    _add_longest(parser)
+    _add_batching(parser.add_argument_group("many requests"))
+    _add_machine(parser.add_argument_group("machine"))
+    return parser
+
+
+def _add_longest(group) -> None:
+    longest = "positions of the longest sequence (default: 4096, or the model's context)"
+    group.add_argument("--longest", metavar="N", type=int, help=longest)
 
 
 def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:

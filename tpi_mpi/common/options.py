@@ -228,6 +228,22 @@ class GenerateOptions(_RankOptions):
 
 
 @dataclass(frozen=True)
+class BackendOptions(_RankOptions):
+    """The options of tpi_mpi.backend.
+
+    socket: where the server listens. longest: positions of the longest sequence, or None for a default.
+    """
+
+    slabs: Path
+    socket: str
+    machine: MachineOptions = MachineOptions()
+    longest: int | None = None
+
+    def __post_init__(self):
+        _at_least_one(self, "longest")
+
+
+@dataclass(frozen=True)
 class BenchOptions(_RankOptions):
     """The options of tpi_mpi.bench: the length of the prompt, and how many tokens to generate after it."""
 

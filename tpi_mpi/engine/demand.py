@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import MIB
 from tpi_mpi.engine.sweep.chunking import most_rows
 from tpi_mpi.kernels.kv_cache import PAGE, pages_for
@@ -20,6 +21,9 @@ _DISK, _MEMORY, _ROWS = 1e9, 20e9, 8
 _ENOUGH = 0.9
 
 
+# Where requests are yet to come: positions of a sequence that there is room for, and the part of them that one takes on
+# average; sequences at once; alternatives of scored tokens.
+_LONGEST, _AVERAGE, _AT_ONCE, _TOP = 4096, 1 / 4, 16, 5
 # Drafted tokens of a sweep, at most, and bytes of the logits of all of them.
 _MOST_DRAFTED, _MOST_LOGITS = 64, 16 * MIB
 
@@ -45,6 +49,18 @@ class Demand:
     def of_one(cls, longest: int) -> "Demand":
         """One sequence at a time."""
         return cls(longest, 1, longest)
+
+    @classmethod
+    def of_many(cls, longest: int | None, context: int, batch: int | None) -> "Demand":
+        """As many requests as may come at once, most of them shorter than the longest; any may be scored.
+
+        longest: positions of a sequence; None for a default, if the context is not less. batch: sequences at once; None
+        likewise. Raises UserError if there is to be no room at all.
+        """
+        if longest is not None and longest < 1:
+            raise UserError(f"longest is {longest}; at least 1 position is needed")
+        longest, requests = min(longest or _LONGEST, context), batch or _AT_ONCE
+        return cls(longest, requests, max(longest, int(requests * longest * _AVERAGE)), top=_TOP)
 
     def room(self, sequences: int, hidden_size: int, drafted: int = 0) -> Room:
         """What is needed for so many sequences at once, of average length or one of the longest.

@@ -19,13 +19,6 @@ from tpi_mpi.engine.report import Latencies
 from tpi_mpi.interface.queries import Query, requests_of
 from tpi_mpi.interface.replies import Completion
 
-# Positions of a sequence that there is room for, unless the caller says otherwise or the context is shorter.
-_LONGEST = 4096
-# What part of that sequences are expected to take on average.
-_AVERAGE = 1 / 4
-# Sequences at once that there is room for, unless the caller says otherwise; and alternatives of scored tokens.
-_AT_ONCE, _TOP = 16, 5
-
 
 class Model:
     """A model on all ranks of a communicator.
@@ -68,7 +61,7 @@ class Model:
         options = MachineOptions(memory=parse_size(memory) if isinstance(memory, str) else memory, **machine)
         with world_of(comm) as world, world.watched(options.deadline):
             slab, cores = open_slab(world, Path(slabs)), Cores(world)
-            demand = _demand(longest, slab.config.context_length, options)
+            demand = Demand.of_many(longest, slab.config.context_length, options.batch)
             with world.agreed():
                 engine = Engine(world, cores, slab, options, demand, shown=False)
             with engine:
@@ -129,12 +122,3 @@ class Model:
         if not self._over:
             self._over = True
             self._engine.follow_to_the_end()
-
-
-def _demand(longest: int | None, context: int, options: MachineOptions) -> Demand:
-    """What there is to be room for: as many requests as may come at once, most of them shorter than the longest."""
-    if longest is not None and longest < 1:
-        raise UserError(f"longest is {longest}; at least 1 position is needed")
-    longest = min(longest or _LONGEST, context)
-    requests = options.batch or _AT_ONCE
-    return Demand(longest, requests, max(longest, int(requests * longest * _AVERAGE)), top=_TOP)

@@ -37,11 +37,6 @@ class ModelDrafts:
         self._preparing = _PREPARING
         self._row_seconds: float | None = None  # of what the model has to catch up with
 
-    @property
-    def kind(self) -> str:
-        """What its drafts are called."""
-        return self._model.kind
-
     def better(self, decoding: Several[Sequence], found: Found, rate: float) -> tuple[Found, float]:
         """Drafts where they are better than those that were found, and the seconds that they took.
 
