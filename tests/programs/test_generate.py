@@ -109,7 +109,7 @@ def check_report(report: dict, new_tokens: int) -> None:
     }
     assert (report["kv"], report["sequences"]) == ("bfloat16", 6)
     assert report["cached_tokens"] >= 0
-    assert report["rows"] == report["prompt_rows"] + report["decode_tokens"]
+    assert report["rows"] == report["prompt_rows"] + report["turns"] + report["drafted"]
     assert report["ttft_s"] > 0
     assert report["load_s"] > 0
     assert 0 < report["tpot_s"]["median"] <= report["tpot_s"]["p90"]

@@ -113,6 +113,7 @@ class Throughput:
             "sweeps": self.sweeps,
             "rows": self.rows,
             "prompt_rows": self.prompt_rows,
+            "turns": self.turns,
             "tokens_per_sweep": _rate(self.turn_tokens, self.turns),
             "drafted": sum(counts.drafted for counts in self.drafts.values()),
             "accepted": sum(counts.accepted for counts in self.drafts.values()),
