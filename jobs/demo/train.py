@@ -115,18 +115,11 @@ def batches(stream: Iterator[list[int]], tokenizer: Tokenizer) -> Iterator[tuple
         yield ids, labels
 
 
-def new_llama(tokenizer: Tokenizer) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            tie_word_embeddings=False,
-            **vocabulary_of(tokenizer),
-        )
-    )
+def new_llama(tokenizer: Tokenizer, **shape) -> PreTrainedModel:
+    """A llama with the shape of the first demo model, but for what is given."""
+    first = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "tie_word_embeddings": False}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(**(first | heads | shape), **vocabulary_of(tokenizer)))
 
 
 def new_mixture(tokenizer: Tokenizer) -> PreTrainedModel:
@@ -150,17 +143,8 @@ def new_mixture(tokenizer: Tokenizer) -> PreTrainedModel:
 
 
 def new_draft(tokenizer: Tokenizer) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            tie_word_embeddings=True,
-            **vocabulary_of(tokenizer),
-        )
-    )
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "tie_word_embeddings": True}
+    return new_llama(tokenizer, **shape)
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> dict:

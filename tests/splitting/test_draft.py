@@ -6,6 +6,7 @@ import shutil
 import published
 import pytest
 from conftest import run_module
+from interrupting import Interrupted, interrupt
 from safetensors.torch import load_file, save_file
 
 from tpi_mpi.common.errors import TpiError, UserError
@@ -45,25 +46,6 @@ def files_of(directory) -> dict[str, bytes]:
 
 def forget_draft(slabs) -> None:
     shutil.rmtree(slabs / DRAFT)
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt(monkeypatch, after: int) -> list[str]:
-    """Has split stop after so many blocks; the names of those that are done are appended to the list."""
-    done: list[str] = []
-    cut_block = cutting._Cutting.cut_block
-
-    def stop_early(self, block, pieces, bar):
-        if len(done) == after:
-            raise Interrupted
-        done.append(block.name)
-        cut_block(self, block, pieces, bar)
-
-    monkeypatch.setattr(cutting._Cutting, "cut_block", stop_early)
-    return done
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-mqa", "llama-biases-tied", "mistral-sliding", "qwen3", "phi3"])

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY, run_module
+from interrupting import Interrupted, interrupt
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -104,23 +105,10 @@ def test_progress_and_nothing_else_is_written_to_the_terminal(demo, tmp_path):
     assert names == {*files.split(), "tokenizer_config.json"}
 
 
-class Interrupted(Exception):
-    pass
-
-
 def interrupted_split(checkpoint, target, monkeypatch, after: int, ranks: int = 2, options=()) -> list[str]:
     """Begins a split and stops it after ``after`` blocks; returns their names."""
-    done = []
-    cut_block = cutting._Cutting.cut_block
-
-    def stop_early(self, block, pieces, bar):
-        if len(done) == after:
-            raise Interrupted
-        done.append(block.name)
-        cut_block(self, block, pieces, bar)
-
     with monkeypatch.context() as patch:
-        patch.setattr(cutting._Cutting, "cut_block", stop_early)
+        done = interrupt(patch, after)
         with pytest.raises(Interrupted):
             split([str(checkpoint), str(target), "--ranks", str(ranks), *options])
     return done

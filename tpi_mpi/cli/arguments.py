@@ -54,6 +54,12 @@ def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
     return GenerateOptions(sampling=sampling, machine=machine, **given)
 
 
+def _parsed(parser: Parser, kind: type, arguments: Sequence[str] | None):
+    """The options of a program that has nothing but its own and those of the machine."""
+    given = vars(parser.parse_args(arguments))
+    return kind(machine=_machine_options(given), **given)
+
+
 def _machine_options(given: dict) -> MachineOptions:
     """Removes from a command line's values the machine options that the program has, and returns these."""
     return MachineOptions(**{key: given.pop(key) for key in MACHINE_KEYS if key in given})
@@ -86,9 +92,7 @@ def generate_parser() -> Parser:
 
 def parse_backend(arguments: Sequence[str] | None) -> BackendOptions:
     """Parses the command line of tpi_mpi.backend. Raises UserError if it makes no sense."""
-    given = vars(backend_parser().parse_args(arguments))
-    machine = _machine_options(given)
-    return BackendOptions(machine=machine, **given)
+    return _parsed(backend_parser(), BackendOptions, arguments)
 
 
 def backend_parser() -> Parser:
@@ -100,22 +104,16 @@ def backend_parser() -> Parser:
     add = parser.add_argument
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     add("--socket", metavar="PATH", required=True, help="where the server listens for it")
-    _add_longest(parser)
+    longest = "positions of the longest sequence (default: 4096, or the model's context)"
+    add("--longest", metavar="N", type=int, help=longest)
     _add_batching(parser.add_argument_group("many requests"))
     _add_machine(parser.add_argument_group("machine"))
     return parser
 
 
-def _add_longest(group) -> None:
-    longest = "positions of the longest sequence (default: 4096, or the model's context)"
-    group.add_argument("--longest", metavar="N", type=int, help=longest)
-
-
 def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:
     """Parses the command line of tpi_mpi.bench. Raises UserError if it makes no sense."""
-    given = vars(bench_parser().parse_args(arguments))
-    machine = _machine_options(given)
-    return BenchOptions(machine=machine, **given)
+    return _parsed(bench_parser(), BenchOptions, arguments)
 
 
 def bench_parser() -> Parser:

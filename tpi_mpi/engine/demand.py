@@ -19,8 +19,6 @@ _MOST_ROWS, _MOST_BYTES = 1024, 16 * MIB
 _DISK, _MEMORY, _ROWS = 1e9, 20e9, 8
 # Of the best rate, what suffices: the last sequences add little to it, and each takes the longer.
 _ENOUGH = 0.9
-
-
 # Where requests are yet to come: positions of a sequence that there is room for, and the part of them that one takes on
 # average; sequences at once; alternatives of scored tokens.
 _LONGEST, _AVERAGE, _AT_ONCE, _TOP = 4096, 1 / 4, 16, 5

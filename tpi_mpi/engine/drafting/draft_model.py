@@ -99,8 +99,8 @@ class DraftModel:
         self._forward(step, self._embedding(ids), readout)
         for sequence, segment in segments.items():
             self._computed[sequence] = segment.start + segment.count
-        known = readout.logits[:, : self._vocab_size]
-        return np.pad(known, ((0, 0), (0, self._vocab_size - known.shape[1])), constant_values=-np.inf)
+        known, missing = readout.logits[:, : self._vocab_size], max(0, self._vocab_size - self._own_vocab_size)
+        return np.pad(known, ((0, 0), (0, missing)), constant_values=-np.inf) if missing else known
 
     def _chosen(self, sequence: Sequence, draft: Several[int], logits: np.ndarray) -> tuple[int, float]:
         """A token, chosen as the sequence's own would be."""
