@@ -17,6 +17,7 @@ from tpi_mpi.engine.sampling import Sampler
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.model.partition import Partition
 from tpi_mpi.tokenizer.chat_template import render_chat
+from tpi_mpi.tokenizer.conversation import Conversation
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from weights_tools.splitting.checkpoint import Checkpoint
 from weights_tools.splitting.cut import cut
@@ -55,7 +56,8 @@ def transformers_of(demo: Path) -> list[dict]:
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(demo, dtype=torch.bfloat16), Tokenizer.load(demo)
     questions = ("What is a slab?", "Does it need a GPU?")
-    return [zoo.continuation(model, tokenizer.encode(render_chat(tokenizer, question))) for question in questions]
+    prompts = [render_chat(tokenizer, Conversation.of(question)) for question in questions]
+    return [zoo.continuation(model, tokenizer.encode(prompt)) for prompt in prompts]
 
 
 def make_slabs(checkpoint: Source, target: Path, ranks: int, ratios=None) -> Path:

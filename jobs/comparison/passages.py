@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tpi_mpi.tokenizer.chat_template import render_chat
+from tpi_mpi.tokenizer.conversation import Conversation
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from weights_tools.splitting.checkpoint import Checkpoint
 
@@ -44,7 +45,8 @@ def answers(checkpoint: Checkpoint, handbook: Path) -> list[Passage]:
     for section in handbook.read_text(encoding="utf-8").split("\n## ")[1:]:
         questions, answer = section.strip().split("\n\n", 1)
         for question in questions.splitlines():
-            asked = tokenizer.encode(render_chat(tokenizer, question.removeprefix("- ")), whole=False)
+            conversation = Conversation.of(question.removeprefix("- "))
+            asked = tokenizer.encode(render_chat(tokenizer, conversation), whole=False)
             answered = tokenizer.encode(" ".join(answer.split()), whole=False)
             found.append(Passage(torch.tensor(asked + answered), len(asked)))
     return found

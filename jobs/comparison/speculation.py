@@ -31,6 +31,7 @@ from tpi_mpi.engine.generation import Generation
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.report import Latencies, Throughput
 from tpi_mpi.engine.request import Request
+from tpi_mpi.tokenizer.conversation import Conversation
 
 PROMPTS = Path(__file__).with_name("speculation_prompts.jsonl")
 
@@ -88,7 +89,7 @@ def requests(options: argparse.Namespace, intake: Intake) -> Iterator[tuple[str,
         if options.kinds and prompt["id"].split("-")[0] not in options.kinds:
             continue
         sampling = SamplingOptions(options.new_tokens, temperature=options.temperature, seed=index)
-        yield prompt["id"], intake.request(prompt["prompt"], sampling, chat=True)
+        yield prompt["id"], intake.request(Conversation.of(prompt["prompt"]), sampling)
 
 
 def table(engine: Engine, intake: Intake, wanted: list[tuple[str, Request]], said: dict) -> dict:

@@ -1,15 +1,17 @@
 """What users ask for becomes a request that the model can do, or is refused in a sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import CheckpointError, UserError
 from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
-from tpi_mpi.engine.intake import CheckpointError, Intake
+from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Token
 from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.tokenizer.conversation import Conversation, asked
 
 CONTEXT = 512
 PLAIN = SamplingOptions()
@@ -43,9 +45,25 @@ def test_text_becomes_tokens_and_tokens_become_text(intake):
 
 
 def test_a_chat_is_put_into_the_template(intake):
-    plain, chat = (intake.request("Hi", PLAIN, chat).token_ids for chat in (False, True))
-    assert len(chat) > len(plain)
-    assert intake.request([5, 6], PLAIN, True).token_ids == (5, 6)
+    chat = asked("Hi", None)
+    assert intake.rendered(chat) == "<|user|>Hi<|end|><|assistant|>"
+    assert intake.request(chat, PLAIN).token_ids == intake.request(intake.rendered(chat), PLAIN).token_ids
+    assert asked([5, 6], "ignored") == [5, 6]
+
+
+def test_special_tokens_are_part_of_a_text_where_they_are_asked_for(intake):
+    request = intake.request("<|user|>Hi<|end|>", PLAIN)
+    (end,) = intake.request("<|end|>", PLAIN).token_ids
+    for ends, shown in ((frozenset(), "<|user|>Hi<|end|>"), (frozenset([end]), "<|user|>Hi")):
+        completion = intake.completion(replace(request, eos_token_ids=ends), marks=True)
+        assert "".join(completion.push(Token(id, -1.0, 0.1, None)) for id in request.token_ids) == shown
+
+
+def test_a_conversation_that_the_template_refuses_is_its_own_mistake(intake):
+    for conversation in (Conversation(({"role": "nobody"},)), Conversation.of("Hi", system=7)):
+        with pytest.raises(UserError) as refusal:
+            intake.request(conversation, PLAIN)
+        assert not isinstance(refusal.value, CheckpointError)
 
 
 def test_what_is_left_open_is_settled(intake):
@@ -125,4 +143,4 @@ def test_token_ids_need_no_tokenizer_but_text_and_stop_strings_do(speechless):
 def test_a_chat_needs_a_template(tmp_path, demo, config):
     (tmp_path / "tokenizer.json").write_bytes(Path(demo / "tokenizer.json").read_bytes())
     with pytest.raises(CheckpointError, match="has no chat template"):
-        Intake(tmp_path, config).request("a", PLAIN, chat=True)
+        Intake(tmp_path, config).request(Conversation.of("a"), PLAIN)

@@ -42,6 +42,7 @@ def test_special_tokens_are_recognised_and_not_shown(tokenizer):
     ids = tokenizer.encode("<|user|>Hi<|end|>")
     assert len(ids) == 3
     assert tokenizer.decode(ids) == "Hi"
+    assert tokenizer.decode(ids, marks=True) == "<|user|>Hi<|end|>"
 
 
 def test_a_directory_without_a_tokenizer_is_named(tmp_path):
@@ -111,6 +112,13 @@ def test_a_sentencepiece_tokenizer_streams_whole_characters_too(sentencepiece_di
     assert ids[0] == 1  # <s>
     stream = Detokenizer(tokenizer.decode, ids[:1])
     assert "".join(map(stream.push, ids[1:])) + stream.finish() == text
+
+
+def test_special_tokens_of_a_sentencepiece_tokenizer_are_shown_on_request(sentencepiece_directory):
+    tokenizer = Tokenizer.load(sentencepiece_directory)
+    ids = tokenizer.encode("<s><s>the dog</s>a fox", whole=False)
+    assert tokenizer.decode(ids) == "the dog a fox"
+    assert tokenizer.decode(ids, marks=True) == "<s><s>the dog</s>a fox"
 
 
 def test_sentencepiece_agrees_with_transformers(sentencepiece_directory):

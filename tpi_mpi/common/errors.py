@@ -19,6 +19,10 @@ class UserError(TpiError):
     status = 2
 
 
+class CheckpointError(UserError):
+    """The checkpoint lacks what a request needs: no other request of the kind can be done either."""
+
+
 def say(line: str) -> None:
     """Prints one line on standard error, in a single write so that lines of several ranks do not mix."""
     sys.stderr.write(f"tpi_mpi: {' '.join(line.split())}\n")

@@ -1,5 +1,7 @@
 """What has been generated for one request."""
 
+from functools import partial
+
 from tpi_mpi.engine.request import Request, Token
 from tpi_mpi.tokenizer.detokenizer import Detokenizer, StopStrings
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
@@ -9,10 +11,13 @@ class Completion:
     """What has been generated for one request: its tokens, its text up to a stop string, and why it ended.
 
     tokenizer: None where only token ids are wanted.
+    marks: whether special tokens are part of the text, as they are spelled. An end-of-text token never is then.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, request: Request):
-        self._stream = Detokenizer(tokenizer.decode, request.token_ids) if tokenizer else None
+    def __init__(self, tokenizer: Tokenizer | None, request: Request, marks: bool = False):
+        decode = partial(tokenizer.decode, marks=marks) if tokenizer else None
+        self._stream = Detokenizer(decode, request.token_ids) if decode else None
+        self._silent = request.eos_token_ids if marks else frozenset()
         self._stops = StopStrings(request.sampling.stop)
         self._pieces: list[str] = []
         self.tokens: list[Token] = []
@@ -29,7 +34,8 @@ class Completion:
             return ""
         self.tokens.append(token)
         self.finish_reason = token.finish_reason
-        return self._cut(self._stream.push(token.id) if self._stream else "")
+        spoken = self._stream and token.id not in self._silent
+        return self._cut(self._stream.push(token.id) if spoken else "")
 
     def finish(self) -> str:
         """Returns the text that was still held back; for when no more tokens come."""

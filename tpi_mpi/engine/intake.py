@@ -7,20 +7,17 @@ from operator import index, itemgetter
 from pathlib import Path
 from secrets import randbits
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import CheckpointError, UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
 from tpi_mpi.engine.completion import Completion
 from tpi_mpi.engine.request import Request
 from tpi_mpi.model.config import ModelConfig
+from tpi_mpi.tokenizer.conversation import Conversation
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 # What generation_config.json says for a request that leaves it open.
 _DEFAULTS = ("top_k", "top_p", "repetition_penalty")
-
-
-class CheckpointError(UserError):
-    """The checkpoint lacks what a request needs: no other request of the kind can be done either."""
 
 
 class Intake:
@@ -40,25 +37,35 @@ class Intake:
         self._eos_token_ids = frozenset(generation.token_ids("eos_token_id") or config.eos_token_id)
         self.longest = longest
 
-    def request(
-        self, content: str | Sequence[int], sampling: SamplingOptions, chat: bool = False, system: str | None = None
-    ) -> Request:
-        """The request for a text, or for token ids, to be continued.
+    def request(self, content: str | Sequence[int] | Conversation, sampling: SamplingOptions) -> Request:
+        """The request for a text or token ids to be continued, or for the next message of a conversation.
 
-        chat: whether a text is put into the checkpoint's chat template, together with the ``system`` prompt.
         Raises CheckpointError if the checkpoint has no tokenizer or template for it; otherwise UserError if it cannot
         be done.
         """
         if sampling.stop:
             self._tokenizer()  # without one, stop strings would never be found
-        ids = self._encode(content, chat, system) if isinstance(content, str) else _whole_numbers(content)
+        ids = self._encode(content) if isinstance(content, str | Conversation) else _whole_numbers(content)
         self._check(ids)
         return Request(ids, self._settle(sampling, len(ids)), self._eos_token_ids)
 
-    def completion(self, request: Request) -> Completion:
-        """An empty completion of a request, which turns its tokens into text if there is a tokenizer."""
+    def rendered(self, conversation: Conversation) -> str:
+        """The text that asks for the next message of a conversation. Raises as :meth:`request`."""
+        from tpi_mpi.tokenizer.chat_template import render_chat  # imports jinja2, which only a chat needs
+
+        return render_chat(self._tokenizer(), conversation)
+
+    def chat_template(self, tools: bool) -> str:
+        """The checkpoint's template for conversations, with tools or without. Raises CheckpointError without one."""
+        return self._tokenizer().chat_template(tools)
+
+    def completion(self, request: Request, marks: bool = False) -> Completion:
+        """An empty completion of a request, which turns its tokens into text if there is a tokenizer.
+
+        marks: whether special tokens are part of the text, as they are spelled, except one that ends it.
+        """
         loaded = self._loaded
-        return Completion(loaded if isinstance(loaded, Tokenizer) else None, request)
+        return Completion(loaded if isinstance(loaded, Tokenizer) else None, request, marks)
 
     @cached_property
     def _loaded(self) -> Tokenizer | UserError:
@@ -74,12 +81,11 @@ class Intake:
             return self._loaded
         raise CheckpointError(str(self._loaded))
 
-    def _encode(self, text: str, chat: bool, system: str | None) -> tuple[int, ...]:
-        tokenizer = self._tokenizer()
-        if chat:
-            text = _render(tokenizer, text, system)
+    def _encode(self, content: str | Conversation) -> tuple[int, ...]:
+        text = content if isinstance(content, str) else self.rendered(content)
         _check_characters(text)
-        return tuple(tokenizer.encode(text, whole=not chat))  # a template has added all special tokens
+        whole = text is content  # a template has added all special tokens
+        return tuple(self._tokenizer().encode(text, whole))
 
     def _check(self, ids: Sequence[int]) -> None:
         """Raises UserError unless the model knows all these tokens, and there are any."""
@@ -142,13 +148,3 @@ def _check_characters(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:  # JSON may hold such halves, but tokenizers refuse them
         raise UserError("the prompt has half a surrogate pair, which is no character; leave it out") from None
-
-
-def _render(tokenizer: Tokenizer, text: str, system: str | None) -> str:
-    """A text as a chat. Raises CheckpointError if the checkpoint has no template, or if that fails."""
-    from tpi_mpi.tokenizer.chat_template import render_chat  # imports jinja2, which only a chat needs
-
-    try:
-        return render_chat(tokenizer, text, system)
-    except UserError as error:
-        raise CheckpointError(str(error)) from None

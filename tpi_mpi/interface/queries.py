@@ -6,6 +6,7 @@ from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import SAMPLING_KEYS, SamplingOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
+from tpi_mpi.tokenizer.conversation import asked
 
 Query = str | Sequence[int] | Mapping[str, object]
 """A text; token ids; or a mapping with ``prompt`` or ``prompt_token_ids``, and any of the options of sampling."""
@@ -16,12 +17,12 @@ def requests_of(
 ) -> Iterator[tuple[int, Request]]:
     """The requests, each with its number. Raises UserError, which names the number, for one that cannot be done.
 
-    sampling: what a query does not set itself. chat, system: as of :meth:`tpi_mpi.engine.intake.Intake.request`.
+    sampling: what a query does not set itself. chat: whether texts are questions, after the ``system`` prompt.
     """
     for index, query in enumerate(queries):
         try:
             content, own = _parts(query, sampling)
-            yield index, intake.request(content, own, chat, system)
+            yield index, intake.request(asked(content, system) if chat else content, own)
         except UserError as error:
             raise UserError(f"request {index}: {error}") from None
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import CheckpointError, UserError
 from tpi_mpi.common.options import GenerateOptions
-from tpi_mpi.engine.intake import CheckpointError, Intake
+from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
 from tpi_mpi.offline.prompts import Mistake, Prompt
 from tpi_mpi.offline.records import Records
+from tpi_mpi.tokenizer.conversation import asked
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ class Tasks:
 
     def _task(self, prompt: Prompt) -> Task | Mistake:
         options = self._options
+        content = asked(prompt.content, options.system) if options.chat else prompt.content
         try:
-            return Task(prompt, self._intake.request(prompt.content, prompt.sampling, options.chat, options.system))
+            return Task(prompt, self._intake.request(content, prompt.sampling))
         except CheckpointError:  # of which a line is not to blame
             raise
         except UserError as error:

@@ -2,6 +2,8 @@
 
 tokenizer      the checkpoint's own tokenizer
 files          the names of its files
-chat_template  prompts as conversations, rendered in a sandbox
+conversation   what was said so far, and by whom
+messages       that as chat templates expect it
+chat_template  conversations as text, rendered in a sandbox
 detokenizer    text as its tokens arrive, up to a stop string
 """

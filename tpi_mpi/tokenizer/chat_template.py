@@ -1,38 +1,59 @@
-"""Prompts as conversations: the checkpoint's chat template, rendered in a sandbox."""
+"""Conversations as text: the checkpoint's chat template, rendered in a sandbox."""
 
 import json
 from datetime import datetime
+from functools import lru_cache
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import CheckpointError, UserError
+from tpi_mpi.tokenizer.conversation import Conversation
+from tpi_mpi.tokenizer.messages import messages_for
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
+# What a template raises that does not suit its arguments.
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
+# Variables that a template is given in any case.
+_OWN = ("messages", "tools", "documents", "add_generation_prompt")
 
-def render_chat(tokenizer: Tokenizer, prompt: str, system: str | None = None) -> str:
-    """The text that asks the model to answer ``prompt``.
+
+def render_chat(tokenizer: Tokenizer, conversation: Conversation) -> str:
+    """The text that asks the model for the next message of a conversation.
 
     The template comes with the checkpoint, so it runs in jinja2's sandbox and can access nothing but its arguments.
-    Raises UserError if the checkpoint has no template, or if the template fails or refuses the conversation.
+    Raises CheckpointError if the checkpoint has no template, or none that can be read; UserError if the template fails
+    or refuses the conversation.
     """
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": prompt})
+    template = tokenizer.chat_template(tools=bool(conversation.tools))
+    _check(template, conversation)
+    given = {
+        "messages": messages_for(template, conversation),
+        "tools": list(conversation.tools) or None,
+        "documents": None,
+        "add_generation_prompt": True,
+    }
     try:
-        template = _environment().from_string(_template(tokenizer))
-        return template.render(messages=messages, add_generation_prompt=True, **tokenizer.special_tokens())
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        return _compiled(template).render({**tokenizer.special_tokens(), **conversation.options, **given})
+    except _FAILURES as error:
         raise UserError(f"the checkpoint's chat template failed: {error}") from None
 
 
-def _template(tokenizer: Tokenizer) -> str:
-    template = tokenizer.settings.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    if not isinstance(template, str):
-        raise UserError("the checkpoint has no chat template; leave out --chat, or write the prompt in its format")
-    return template
+def _check(template: str, conversation: Conversation) -> None:
+    """Raises UserError if the template is asked for what it cannot know."""
+    if conversation.tools and "tools" not in template:
+        raise UserError("the checkpoint's chat template knows no tools; leave them out, or use a model that calls them")
+    if taken := sorted(conversation.options.keys() & set(_OWN)):
+        raise UserError(f"{taken[0]!r} is no option of the chat template; it follows from the conversation")
+
+
+@lru_cache(maxsize=4)
+def _compiled(template: str) -> jinja2.Template:
+    try:
+        return _environment().from_string(template)
+    except jinja2.TemplateError as error:
+        raise CheckpointError(f"the checkpoint's chat template cannot be read: {error}") from None
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

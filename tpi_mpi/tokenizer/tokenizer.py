@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
-from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.errors import CheckpointError, UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.tokenizer.files import CHAT_TEMPLATE, SENTENCEPIECE, SETTINGS, SPECIAL_TOKENS, TOKENIZER_JSON
 
@@ -13,13 +14,12 @@ class Tokenizer:
     """The tokenizer of one checkpoint.
 
     encode_text: (text, whole) to token ids, as :meth:`encode`. Special tokens in the text are recognised.
-    decode_ids: token ids to text, without special tokens. vocabulary: no argument to every token by its id.
+    decode_ids: (token ids, marks) to text, as :meth:`decode`. vocabulary: no argument to every token by its id.
     settings: tokenizer_config.json, special_tokens_map.json, and the chat template if it is a separate file.
     """
 
     def __init__(self, encode_text: Callable, decode_ids: Callable, vocabulary: Callable, settings: dict):
-        self._encode, self._vocabulary = encode_text, vocabulary
-        self.decode: Callable[[Sequence[int]], str] = decode_ids
+        self._encode, self._decode, self._vocabulary = encode_text, decode_ids, vocabulary
         self.settings = settings
 
     @staticmethod
@@ -44,6 +44,10 @@ class Tokenizer:
         """The token ids of a text; if ``whole``, with the special tokens that enclose one, such as an initial <s>."""
         return self._encode(text, whole)
 
+    def decode(self, ids: Sequence[int], marks: bool = False) -> str:
+        """The text of token ids: without special tokens, or, if ``marks``, with these as they are spelled."""
+        return self._decode(ids, marks)
+
     def vocabulary(self) -> dict[int, str]:
         """Every token by its id, as the tokenizer's file spells it."""
         return self._vocabulary()
@@ -51,6 +55,18 @@ class Tokenizer:
     def special_tokens(self) -> dict[str, str]:
         """The special tokens by name, such as bos_token, as chat templates need them."""
         return {name: token for name in self.settings if name.endswith("_token") and (token := self.special(name))}
+
+    def chat_template(self, tools: bool = False) -> str:
+        """The template for conversations, with tools or without. Raises CheckpointError if there is none."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):  # several named templates
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = (named.get("tool_use") if tools else None) or named.get("default")
+        if not isinstance(template, str):
+            raise CheckpointError(
+                "the checkpoint has no chat template; write the prompt in the model's own format, and leave out --chat"
+            )
+        return template
 
     def special(self, name: str) -> str | None:
         """The text of a special token such as bos_token; None if the tokenizer has none of that name."""
@@ -102,7 +118,10 @@ def _from_json(path: Path, settings: dict) -> tuple[Callable, Callable, Callable
     def vocabulary() -> dict[int, str]:
         return {id: token for token, id in library.get_vocab(with_added_tokens=True).items()}
 
-    return encode, lambda ids: library.decode(list(ids), skip_special_tokens=True), vocabulary
+    def decode(ids: Sequence[int], marks: bool) -> str:
+        return library.decode(list(ids), skip_special_tokens=not marks)
+
+    return encode, decode, vocabulary
 
 
 def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable, Callable]:
@@ -132,9 +151,13 @@ def _from_sentencepiece(path: Path, settings: dict) -> tuple[Callable, Callable,
         pieces = {id: library.id_to_piece(id) for id in range(library.vocab_size())}
         return pieces | {id: token for token, id in added.items()}
 
-    hidden = set(special.values())
+    spelled = {id: token for token, id in special.items()}
 
-    def decode(ids: Sequence[int]) -> str:
-        return library.decode([id for id in ids if id not in hidden and id < library.vocab_size()])
+    def decode(ids: Sequence[int], marks: bool) -> str:
+        known = [id for id in ids if id in spelled or id < library.vocab_size()]
+        if not marks:
+            return library.decode([id for id in known if id not in spelled])
+        runs = groupby(known, key=spelled.get)
+        return "".join(mark * len(list(run)) if mark else library.decode(list(run)) for mark, run in runs)
 
     return encode, decode, vocabulary
