@@ -133,7 +133,7 @@ DOORS = {
         "weights_tools.transfer.stream",
     },
     "safetensors": {"weights_tools.splitting.checkpoint", "weights_tools.synthesis.random_source"},
-    "tokenizers": {"tpi_mpi.tokenizer.tokenizer", "weights_tools.synthesis.random_source"},
+    "tokenizers": {"tpi_mpi.tokenizer.libraries", "weights_tools.synthesis.random_source"},
     "jinja2": {"tpi_mpi.tokenizer.chat_template"},
     "numba": {
         "tpi_mpi.kernels.loops.jit",
@@ -167,6 +167,15 @@ DOORS = {
         "weights_tools.splitting.cut",
         "weights_tools.synthesis.random_source",
         "weights_tools.synthesis.random_rows",
+    },
+    "uvicorn": {"tpi_mpi.serving.server"},
+    "starlette": {f"tpi_mpi.serving.http.{name}" for name in ("access", "app", "bodies", "exchange")},
+    "prometheus_client": {"tpi_mpi.serving.http.app", "tpi_mpi.serving.http.metrics"},
+    "pydantic": {
+        "tpi_mpi.serving.http.bodies",
+        "tpi_mpi.serving.http.service",
+        "tpi_mpi.serving.protocol.chat",
+        "tpi_mpi.serving.protocol.fields",
     },
     "pickle": set(),
 }

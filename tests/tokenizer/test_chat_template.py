@@ -24,7 +24,7 @@ def call(arguments: object, **more: object) -> dict:
 
 
 def tokenizer(**settings) -> Tokenizer:
-    return Tokenizer(None, None, None, settings)
+    return Tokenizer(None, settings)
 
 
 def rendered(template: object, *messages: dict, tools: tuple = (), **options: object) -> str:

@@ -23,6 +23,7 @@ from tpi_mpi.common.options import (
     GenerateOptions,
     MachineOptions,
     SamplingOptions,
+    ServeOptions,
 )
 from tpi_mpi.common.units import parse_size
 
@@ -104,11 +105,62 @@ def backend_parser() -> Parser:
     add = parser.add_argument
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     add("--socket", metavar="PATH", required=True, help="where the server listens for it")
-    longest = "positions of the longest sequence (default: 4096, or the model's context)"
-    add("--longest", metavar="N", type=int, help=longest)
-    _add_batching(parser.add_argument_group("many requests"))
-    _add_machine(parser.add_argument_group("machine"))
+    _add_engine(parser)
     return parser
+
+
+def _add_engine(parser: Parser) -> None:
+    """Adds what a server passes on to its engine."""
+    many = parser.add_argument_group("many requests")
+    longest = "positions of the longest sequence (default: 4096, or the model's context)"
+    many.add_argument("--longest", metavar="N", type=int, help=longest)
+    _add_batching(many)
+    _add_machine(parser.add_argument_group("machine"), files=False)
+
+
+def parse_serve(arguments: Sequence[str] | None) -> ServeOptions:
+    """Parses the command line of tpi_mpi.serve. Raises UserError if it makes no sense, also to its engine."""
+    serve_parser().parse_args(arguments)  # complains of what neither of the two knows
+    own = Parser(add_help=False)
+    _add_serve(own)
+    given, engine = own.parse_known_args(arguments)
+    parse_backend([str(given.slabs), "--socket", "", *engine])
+    values = {**vars(given), "cors": tuple(given.cors)}
+    return ServeOptions(engine=tuple(engine), **values)
+
+
+def serve_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tpi_mpi.serve",
+        usage="%(prog)s SLABS --ranks N [--hostfile FILE] [options]",
+        description="Answers requests of OpenAI's protocol, and shows a page to chat on. Starts mpirun by itself.",
+    )
+    _add_serve(parser)
+    _add_engine(parser)
+    return parser
+
+
+def _add_serve(parser: Parser) -> None:
+    add = parser.add_argument
+    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
+    add("--ranks", metavar="N", type=int, required=True, help="how many ranks to start, as many as there are slabs")
+    add("--hostfile", metavar="FILE", type=Path, help="mpirun's hostfile; its first host must be this machine")
+    add("--mpirun", metavar="COMMAND", help='what starts the ranks, as in "mpirun --mca btl tcp,self" (default: mpirun)')
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 for any that is free (default: 8000)")
+    add("--ready-file", metavar="FILE", type=Path, help="write the server's URL there as soon as it listens")
+    keys = "file with the API keys of clients, one a line; needed on any other address than this machine's own"
+    add("--api-key-file", metavar="FILE", type=Path, help=keys)
+    add("--no-api-key", action="store_true", help="let everybody in who can reach the address")
+    cors = "let web pages of this origin use the server; may be given several times"
+    add("--cors", metavar="ORIGIN", action="append", default=[], help=cors)
+    add("--model-name", metavar="NAME", help="what clients call the model (default: the checkpoint's name)")
+    add("--queue", metavar="N", type=int, default=64, help="sequences that may wait, at most (default: 64)")
+    drain = "time for requests that are under way when the server is told to end (default: 30)"
+    add("--drain", metavar="SECONDS", type=float, default=30.0, help=drain)
+    restarts = "how often in a row to start the engine again when it is lost (default: 5)"
+    add("--restarts", metavar="N", type=int, default=5, help=restarts)
+    add("--log-prompts", action="store_true", help="write prompts to the log, which otherwise has only their lengths")
 
 
 def parse_bench(arguments: Sequence[str] | None) -> BenchOptions:
@@ -223,8 +275,11 @@ def _add_batching(group) -> None:
     )
 
 
-def _add_machine(group, draft: str = LOOKUP) -> None:
-    """Adds the options of programs that generate. draft: the default of what drafts."""
+def _add_machine(group, draft: str = LOOKUP, files: bool = True) -> None:
+    """Adds the options of programs that generate.
+
+    draft: the default of what drafts. files: whether the program writes a report and a trace.
+    """
     _add_run(group)
     add = group.add_argument
     drafts = (
@@ -235,5 +290,7 @@ def _add_machine(group, draft: str = LOOKUP) -> None:
     kv = "dtype of keys and values (default: that of the weights, or bfloat16 where these are packed)"
     add("--kv", choices=KV_DTYPES, help=kv)
     add("--window", metavar="BLOCKS", type=int, help="blocks in the window; without --memory, no block is pinned")
+    if not files:
+        return
     add("--report", metavar="FILE.json", type=Path, help="write what the run took")
     add("--trace", metavar="FILE.json", type=Path, help="write a timeline for chrome://tracing or ui.perfetto.dev")

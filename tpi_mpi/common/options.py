@@ -244,6 +244,46 @@ class BackendOptions(_RankOptions):
 
 
 @dataclass(frozen=True)
+class ServeOptions:
+    """The options of tpi_mpi.serve.
+
+    ranks: of the engine, which ``mpirun`` starts, on the hosts of ``hostfile`` if there is one, with what follows the
+        slabs on its command line, ``engine``.
+    host, port: where to listen; any free port if that is 0. ready_file: gets the address once the server listens.
+    api_key_file: a file with the keys of clients, one a line. no_api_key: whether others than this machine's need none.
+    cors: origins of web pages that may use the server. model_name: None for that of the checkpoint.
+    queue: the most sequences that may wait. drain: seconds that requests under way have at the end.
+    restarts: how often in a row a lost engine is started again.
+    log_prompts: whether prompts are written to the log.
+
+    Raises UserError for a value that is not allowed.
+    """
+
+    slabs: Path
+    ranks: int
+    engine: tuple[str, ...] = ()
+    hostfile: Path | None = None
+    mpirun: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    ready_file: Path | None = None
+    api_key_file: Path | None = None
+    no_api_key: bool = False
+    cors: tuple[str, ...] = ()
+    model_name: str | None = None
+    queue: int = 64
+    drain: float = 30.0
+    restarts: int = 5
+    log_prompts: bool = False
+
+    def __post_init__(self):
+        _at_least_one(self, "ranks", "queue")
+        for name, least, most in (("port", 0, 65535), ("restarts", 0, 1_000_000), ("drain", 0, 86_400)):
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"--{name} is {getattr(self, name)}; a number from {least} to {most} is needed")
+
+
+@dataclass(frozen=True)
 class BenchOptions(_RankOptions):
     """The options of tpi_mpi.bench: the length of the prompt, and how many tokens to generate after it."""
 

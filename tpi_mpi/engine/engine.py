@@ -58,10 +58,11 @@ class Engine:
     any rank's memory budget is too small.
 
     demand: what is going to be asked for. shown: whether slow sweeps show on rank 0's terminal how far they are.
-    leader: on rank 0. room: what there is room for at once.
+    leader, progress: on rank 0; of the sweep under way. room: what there is room for at once.
     """
 
     leader: Leader
+    progress: SweepProgress
 
     def __init__(
         self, world: World, cores: Cores, slab: Slab, options: MachineOptions, demand: Demand, shown: bool = True
@@ -165,8 +166,8 @@ class Engine:
     def _open_window(self) -> SlidingWindow:
         silence, used = self._options.deadline.silence, None
         if self.world.is_root:
-            self._progress = SweepProgress(self.slab.token_bytes, self._bytes_fetched, self._shown)
-            used = self._progress.block
+            self.progress = SweepProgress(self.slab.token_bytes, self._bytes_fetched, self._shown)
+            used = self.progress.block
         return SlidingWindow(self.slab, list(self.slab.sweep), self.plan, self.trace, silence, used)
 
     def _bytes_fetched(self) -> int:
@@ -184,7 +185,7 @@ class Engine:
         return cache
 
     def _lead(self, stack: ExitStack) -> Leader:
-        config, rope, progress = self.slab.config, self._model.rope, self._progress.sweep
+        config, rope, progress = self.slab.config, self._model.rope, self.progress.sweep
         embedding = stack.enter_context(Embedding(self.slab, self._options.deadline.silence))
         scheduler, pace = Scheduler(self.room, rope, self._options.share_prefixes), Pace(self.room.rows)
         throughput = Throughput()

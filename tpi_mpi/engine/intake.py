@@ -25,17 +25,22 @@ class Intake:
 
     slabs: the directory that has the checkpoint's tokenizer and generation_config.json.
     longest: positions of the longest sequence that there is memory for, or None for as many as the context has.
+    served: whether requests come from clients of a server, which know neither of these limits: one for more new tokens
+        than there is room for gets what there is, and one that names no number a quarter of the longest.
+    temperature: for clients of a server that name none, as generation_config.json has it.
 
     Raises UserError, on construction, if generation_config.json is not understood.
     """
 
-    def __init__(self, slabs: Path, config: ModelConfig, longest: int | None = None):
+    def __init__(self, slabs: Path, config: ModelConfig, longest: int | None = None, served: bool = False):
         generation = _generation_config(slabs / "generation_config.json")
         self._slabs = slabs
         self._config = config
         self._defaults = _sampling_defaults(generation)
         self._eos_token_ids = frozenset(generation.token_ids("eos_token_id") or config.eos_token_id)
         self.longest = longest
+        self._served = served
+        self.temperature = generation.number("temperature") if generation.get("temperature") else 1.0
 
     def request(self, content: str | Sequence[int] | Conversation, sampling: SamplingOptions) -> Request:
         """The request for a text or token ids to be continued, or for the next message of a conversation.
@@ -45,9 +50,27 @@ class Intake:
         """
         if sampling.stop:
             self._tokenizer()  # without one, stop strings would never be found
-        ids = self._encode(content) if isinstance(content, str | Conversation) else _whole_numbers(content)
+        ids = self.tokens(content) if isinstance(content, str | Conversation) else _whole_numbers(content)
         self._check(ids)
         return Request(ids, self._settle(sampling, len(ids)), self._eos_token_ids)
+
+    def tokens(self, content: str | Conversation, whole: bool = True) -> tuple[int, ...]:
+        """The token ids of a text, or of what asks for the next message of a conversation. Raises as :meth:`request`.
+
+        whole: whether those of a text have the special tokens that enclose one.
+        """
+        text = content if isinstance(content, str) else self.rendered(content)
+        _check_characters(text)
+        whole = whole and text is content  # a template has added all special tokens
+        return tuple(self._tokenizer().encode(text, whole))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids. Raises CheckpointError without a tokenizer."""
+        return self._tokenizer().decode(ids)
+
+    def spell(self, id: int) -> bytes:
+        """The bytes that a token stands for. Raises CheckpointError without a tokenizer."""
+        return self._tokenizer().bytes_of(id)
 
     def rendered(self, conversation: Conversation) -> str:
         """The text that asks for the next message of a conversation. Raises as :meth:`request`."""
@@ -81,12 +104,6 @@ class Intake:
             return self._loaded
         raise CheckpointError(str(self._loaded))
 
-    def _encode(self, content: str | Conversation) -> tuple[int, ...]:
-        text = content if isinstance(content, str) else self.rendered(content)
-        _check_characters(text)
-        whole = text is content  # a template has added all special tokens
-        return tuple(self._tokenizer().encode(text, whole))
-
     def _check(self, ids: Sequence[int]) -> None:
         """Raises UserError unless the model knows all these tokens, and there are any."""
         if not ids:
@@ -113,6 +130,8 @@ class Intake:
         limit, room = min(limits.items(), key=itemgetter(1))
         if room < least:
             raise UserError(f"the prompt has {count} tokens, and {limit} leaves no room; shorten it")
+        if self._served:
+            return min(room, max(DEFAULT_NEW_TOKENS, self.longest // 4) if wanted is None else wanted)
         new = min(DEFAULT_NEW_TOKENS, room) if wanted is None else wanted
         if new > room:
             raise UserError(

@@ -3,11 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from queue import Empty, SimpleQueue
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.memory import resident
 from tpi_mpi.common.options import BackendOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
@@ -17,8 +20,8 @@ from tpi_mpi.serving import messages
 from tpi_mpi.serving.channel import Channel
 from tpi_mpi.weights.slabs.slab import Slab
 
-# Seconds between two accounts of the ranks, at least.
-_ACCOUNTS = 2.0
+# Seconds between two accounts of the ranks, at least; and from one line about a slow sweep to the next.
+_ACCOUNTS, _PROGRESS = 2.0, 0.5
 
 
 def answer(world: World, slab: Slab, cores: Cores, options: BackendOptions, began: float) -> None:
@@ -42,8 +45,10 @@ def answer(world: World, slab: Slab, cores: Cores, options: BackendOptions, bega
 
 
 def account(engine: Engine) -> list[dict] | None:
-    """What every rank has used so far, on rank 0. Collective."""
-    return engine.world.gather(engine.usage().to_json())
+    """What every rank has used so far, and uses, on rank 0. Collective."""
+    usage = engine.usage()
+    beside = {"resident_bytes": resident(), "streamed_bytes": usage.streamed_bytes}
+    return engine.world.gather(usage.to_json() | beside)
 
 
 class Backend:
@@ -57,12 +62,14 @@ class Backend:
         self._inbox: SimpleQueue[dict] = SimpleQueue()
         self._sequences: dict[int, Sequence] = {}
         self._ids: dict[Sequence, int] = {}
+        self._waiting: dict[int, Sequence] = {}
         self._next_account = 0.0
         self._stopped = False
 
     def run(self) -> None:
         """Continues requests until the server stops, or is gone."""
-        threading.Thread(target=self._listen, name="server", daemon=True).start()
+        for work in (self._listen, self._tell_progress):
+            threading.Thread(target=work, name="server", daemon=True).start()
         try:
             self._channel.send(self._ready())
             while not self._stopped:
@@ -81,6 +88,15 @@ class Backend:
                 self._inbox.put(message)
         finally:
             self._inbox.put({"kind": messages.STOP})
+
+    def _tell_progress(self) -> None:
+        """Another thread: tells how far a slow sweep is."""
+        while not self._stopped:
+            time.sleep(_PROGRESS)
+            progress = self._engine.progress.now()
+            if progress and progress.seconds >= _PROGRESS:
+                with suppress(OSError):  # the server is gone, which the others notice
+                    self._channel.send({"kind": messages.PROGRESS, **asdict(progress)})
 
     def _ready(self) -> dict:
         room = self._engine.room
@@ -115,11 +131,21 @@ class Backend:
             self._channel.send({"kind": messages.REFUSED, "id": id, "sentence": str(error)})
             return
         self._sequences[id], self._ids[sequence] = sequence, id
+        self._waiting[id] = sequence
 
     def _sweep(self) -> None:
         began = time.perf_counter()
-        events = [said for event in self._leader.step() for said in self._said(*event)]
-        self._channel.send({"kind": messages.TOKENS, "said": events, "seconds": time.perf_counter() - began})
+        events = self._leader.step()
+        begun, seconds = self._begun(), time.perf_counter() - began
+        said = [own for event in events for own in self._said(*event)]
+        self._channel.send({"kind": messages.TOKENS, "begun": begun, "said": said, "seconds": seconds})
+
+    def _begun(self) -> list[int]:
+        """The requests whose turn has come since this was asked last."""
+        begun = [id for id, sequence in self._waiting.items() if sequence.slot is not None or sequence.ended]
+        for id in begun:
+            del self._waiting[id]
+        return begun
 
     def _said(self, sequence: Sequence, token: Token | None) -> Iterator[dict]:
         id = self._ids.get(sequence)
@@ -132,6 +158,7 @@ class Backend:
 
     def _forget(self, id: int) -> None:
         del self._ids[self._sequences.pop(id)]
+        self._waiting.pop(id, None)
 
     def _tell_account(self) -> None:
         """Tells the server what all ranks do, if it is time for that: no rank may be in a sweep."""
@@ -139,6 +166,7 @@ class Backend:
             return
         self._engine.follow()
         ranks = account(self._engine)
-        throughput = self._leader.throughput.to_json()
+        done = self._leader.throughput
+        throughput = done.to_json() | {"requests": done.requests, "tokens": done.tokens}
         self._channel.send({"kind": messages.RANKS, "ranks": ranks, "throughput": throughput})
         self._next_account = time.monotonic() + _ACCOUNTS

@@ -8,8 +8,24 @@ from contextlib import suppress
 
 from tpi_mpi.common.errors import TpiError
 
-# Bytes of a line, at most: a prompt of a million tokens takes less.
-_MOST = 16 << 20
+MOST_BYTES = 16 << 20
+"""Of a line: a prompt of a million tokens takes less."""
+
+
+def encoded(message: Mapping) -> bytes:
+    """A message as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decoded(line: bytes) -> dict:
+    """The message of a line. Raises TpiError if that is no whole line with a JSON object."""
+    try:
+        message = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        raise TpiError(f"{len(line)} bytes are no line with a JSON object of at most {MOST_BYTES} bytes")
+    return message
 
 
 class Channel:
@@ -37,24 +53,18 @@ class Channel:
 
     def send(self, message: Mapping) -> None:
         """Raises OSError once the other end is gone."""
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        line = encoded(message)
         with self._sending:
             self._connection.sendall(line)
 
     def receive(self) -> Iterator[dict]:
         """What the other end sends, until it is gone. Raises TpiError if that is no JSON object, or too long."""
         while line := self._line():
-            try:
-                message = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                message = None
-            if not isinstance(message, dict):
-                raise TpiError(f"{len(line)} bytes are no line with a JSON object of at most {_MOST} bytes")
-            yield message
+            yield decoded(line)
 
     def _line(self) -> bytes:
         try:
-            return self._lines.readline(_MOST)
+            return self._lines.readline(MOST_BYTES)
         except OSError:  # reset by the other end
             return b""
 

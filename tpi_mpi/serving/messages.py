@@ -1,7 +1,8 @@
 """What a server and its engine tell each other: JSON objects, told apart by their ``kind``.
 
 server ── submit {id, token_ids, sampling, eos_token_ids}, cancel {id}, stop ──▶ engine
-       ◀── ready {longest, ...}, tokens {said}, refused {id, sentence}, ranks {ranks} ── engine
+       ◀── ready {longest, settings, ...}, tokens {begun, said, seconds}, refused {id, sentence} ── engine
+           progress {seconds, blocks, done, bytes, left_s}, ranks {ranks, throughput}
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.request import Request, Score, Token
 
 SUBMIT, CANCEL, STOP = "submit", "cancel", "stop"
-READY, TOKENS, REFUSED, RANKS = "ready", "tokens", "refused", "ranks"
+READY, TOKENS, REFUSED, PROGRESS, RANKS = "ready", "tokens", "refused", "progress", "ranks"
 
 
 def submit(id: int, request: Request) -> dict:
