@@ -56,7 +56,7 @@ class StopStrings:
         if starts:
             self.found = True
             return self._take(min(starts))
-        held = max((self._overlap(stop) for stop in self._stops), default=0)
+        held = max((overlap(self._held, stop) for stop in self._stops), default=0)
         return self._take(len(self._held) - held)
 
     def finish(self) -> str:
@@ -67,7 +67,8 @@ class StopStrings:
         shown, self._held = self._held[:count], self._held[count:]
         return shown
 
-    def _overlap(self, stop: str) -> int:
-        """The length of the longest suffix of the held text that is a prefix of the stop string."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((length for length in range(longest, 0, -1) if self._held.endswith(stop[:length])), 0)
+
+def overlap(text: str, mark: str) -> int:
+    """The length of the longest suffix of a text that a mark begins with, without being all of the mark."""
+    longest = min(len(mark) - 1, len(text))
+    return next((length for length in range(longest, 0, -1) if text.endswith(mark[:length])), 0)
