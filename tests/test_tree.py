@@ -10,8 +10,9 @@ from conftest import REPOSITORY
 PACKAGES = ("tpi_mpi", "weights_tools")
 # What each package may import besides itself. Whatever these may import, it may too.
 STANDS_ON = {
-    "tpi_mpi": {"preflight", "offline", "interface", "serving", "cli"},
+    "tpi_mpi": {"preflight", "offline", "interface", "serving", "dialogue", "cli"},
     "tpi_mpi.serving": {"engine", "cli"},
+    "tpi_mpi.dialogue": {"cli", "common"},
     "tpi_mpi.interface": {"engine", "cli"},
     "tpi_mpi.preflight": {"measurement"},
     "tpi_mpi.measurement": {"engine"},
@@ -154,6 +155,7 @@ DOORS = {
         ),
     },
     "matplotlib": {"tpi_mpi.measurement.figures"},
+    "prompt_toolkit": {"tpi_mpi.dialogue.prompt"},
     "argparse": {
         "tpi_mpi.cli.arguments",
         "weights_tools.common.partition_arguments",

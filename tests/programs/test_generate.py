@@ -193,7 +193,7 @@ def imported(module: str, *arguments) -> tuple[int, str, set[str]]:
 
 
 RANKS_PROGRAMS = ["tpi_mpi.generate", "tpi_mpi.bench", "tpi_mpi.check", "tpi_mpi.backend", "weights_tools.scatter"]
-PROGRAMS = [*RANKS_PROGRAMS, "tpi_mpi.plot"]
+PROGRAMS = [*RANKS_PROGRAMS, "tpi_mpi.chat", "tpi_mpi.plot"]
 PROGRAMS += [f"weights_tools.{name}" for name in ("split", "verify", "inspect", "synth")]
 
 

@@ -1,0 +1,83 @@
+"""Lines from a person at a terminal."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import NestedCompleter, PathCompleter
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
+
+from tpi_mpi.common.errors import say
+from tpi_mpi.dialogue.settings import RANGES
+
+_PROMPT, _CONTINUATION = "> ", ". "
+_FILES = ("/save", "/load")
+
+
+class Prompt:
+    """Reads what a person types, which may have several lines.
+
+    commands: names to complete.
+    """
+
+    def __init__(self, commands: list[str]):
+        words = dict.fromkeys(commands) | {name: PathCompleter(expanduser=True) for name in _FILES}
+        self._session: PromptSession[str] = PromptSession(
+            history=_history(),
+            completer=NestedCompleter.from_nested_dict(words | {"/set": dict.fromkeys(RANGES)}),
+            complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,
+            multiline=True,
+            key_bindings=_keys(),
+            prompt_continuation=_CONTINUATION,
+        )
+
+    def lines(self) -> Iterator[str]:
+        """What is typed, until the person leaves. Ctrl-C begins anew."""
+        while True:
+            try:
+                text = self._session.prompt(_PROMPT).strip()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+            if text:
+                yield text
+
+
+def _keys() -> KeyBindings:
+    """Enter ends the text unless a backslash stands before it; Alt+Enter begins another line."""
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def end_or_continue(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\" and buffer.document.is_cursor_at_the_end_of_line:
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def another_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _history() -> History:
+    """What was typed in earlier chats, which nobody else may read."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    path = state / "tpi_mpi" / "chat_history"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+    except OSError as error:
+        say(f"what you type is not kept for later chats: {path} cannot be written ({error.strerror})")
+        return InMemoryHistory()
+    return FileHistory(str(path))
