@@ -36,7 +36,8 @@ class ChatOptions:
         if self.url is not None or self.api_key_file is not None:
             raise UserError("--url and --api-key-file are for a server that runs already; leave out SLABS, or these")
         if not self.slabs.is_dir():
-            raise UserError(f"{self.slabs} is not a directory of slabs; name one before all options")
+            without = f"; without one, there is no option {self.engine[0]}" if self.engine else ""
+            raise UserError(f"{self.slabs} is not a directory of slabs, which is named before all options{without}")
         if self.ranks is None or self.ranks < 1:
             raise UserError(f"--ranks is {self.ranks}; give how many ranks the slabs are for, at least 1")
 

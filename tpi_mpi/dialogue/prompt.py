@@ -1,11 +1,12 @@
 """Lines from a person at a terminal."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import NestedCompleter, PathCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
@@ -14,7 +15,7 @@ from tpi_mpi.common.errors import say
 from tpi_mpi.dialogue.settings import RANGES
 
 _PROMPT, _CONTINUATION = "> ", ". "
-_FILES = ("/save", "/load")
+_FILES, _SETTING = ("/save", "/load"), "/set"
 
 
 class Prompt:
@@ -24,10 +25,9 @@ class Prompt:
     """
 
     def __init__(self, commands: list[str]):
-        words = dict.fromkeys(commands) | {name: PathCompleter(expanduser=True) for name in _FILES}
         self._session: PromptSession[str] = PromptSession(
             history=_history(),
-            completer=NestedCompleter.from_nested_dict(words | {"/set": dict.fromkeys(RANGES)}),
+            completer=_Completions(commands),
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
             multiline=True,
@@ -46,6 +46,28 @@ class Prompt:
                 return
             if text:
                 yield text
+
+
+class _Completions(Completer):
+    """The names of commands, and what can stand after some of them."""
+
+    def __init__(self, commands: list[str]):
+        self._commands = commands
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        """Called by prompt_toolkit."""
+        name, space, argument = document.text_before_cursor.partition(" ")
+        if not space:
+            yield from _beginning(name, self._commands if name else ())
+        elif name == _SETTING:
+            yield from _beginning(argument, RANGES)
+        elif name in _FILES:
+            yield from self._paths.get_completions(Document(argument), complete_event)
+
+
+def _beginning(typed: str, words: Iterable[str]) -> Iterator[Completion]:
+    return (Completion(word, -len(typed)) for word in words if word.startswith(typed))
 
 
 def _keys() -> KeyBindings:
