@@ -145,7 +145,9 @@ def _add_serve(parser: Parser) -> None:
     add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     add("--ranks", metavar="N", type=int, required=True, help="how many ranks to start, as many as there are slabs")
     add("--hostfile", metavar="FILE", type=Path, help="mpirun's hostfile; its first host must be this machine")
-    add("--mpirun", metavar="COMMAND", help='what starts the ranks, as in "mpirun --mca btl tcp,self" (default: mpirun)')
+    add(
+        "--mpirun", metavar="COMMAND", help='what starts the ranks, as in "mpirun --mca btl tcp,self" (default: mpirun)'
+    )
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
     add("--port", type=int, default=8000, help="port to listen on; 0 for any that is free (default: 8000)")
     add("--ready-file", metavar="FILE", type=Path, help="write the server's URL there as soon as it listens")
