@@ -96,7 +96,7 @@ class Backend:
             progress = self._engine.progress.now()
             if progress and progress.seconds >= _PROGRESS:
                 with suppress(OSError):  # the server is gone, which the others notice
-                    self._channel.send({"kind": messages.PROGRESS, **asdict(progress)})
+                    self._channel.send({"kind": messages.PROGRESS, "begun": self._begun(), **asdict(progress)})
 
     def _ready(self) -> dict:
         room = self._engine.room
@@ -137,15 +137,15 @@ class Backend:
         began = time.perf_counter()
         events = self._leader.step()
         begun, seconds = self._begun(), time.perf_counter() - began
+        for id in begun:
+            del self._waiting[id]
         said = [own for event in events for own in self._said(*event)]
         self._channel.send({"kind": messages.TOKENS, "begun": begun, "said": said, "seconds": seconds})
 
     def _begun(self) -> list[int]:
-        """The requests whose turn has come since this was asked last."""
-        begun = [id for id, sequence in self._waiting.items() if sequence.slot is not None or sequence.ended]
-        for id in begun:
-            del self._waiting[id]
-        return begun
+        """The requests whose turn has come, as far as the server may not know of it. For any thread to ask."""
+        waiting = list(self._waiting.items())
+        return [id for id, sequence in waiting if sequence.slot is not None or sequence.ended]
 
     def _said(self, sequence: Sequence, token: Token | None) -> Iterator[dict]:
         id = self._ids.get(sequence)

@@ -102,10 +102,10 @@ class Desk:
 
     def take(self, message: Mapping) -> None:
         """Passes on what the engine says."""
+        for id in message.get("begun", ()):
+            self._begin(id)
         match message["kind"]:
             case messages.TOKENS:
-                for id in message["begun"]:
-                    self._begin(id)
                 for own in message["said"]:
                     self._pass_on(own)
             case messages.REFUSED:

@@ -112,7 +112,7 @@ class Job:
 
     @property
     def status(self) -> int | None:
-        """mpirun's exit status; None while it runs."""
+        """The exit status of mpirun; None while it runs."""
         return self._process.returncode
 
     def _remove(self) -> None:

@@ -2,7 +2,7 @@
 
 server ── submit {id, token_ids, sampling, eos_token_ids}, cancel {id}, stop ──▶ engine
        ◀── ready {longest, settings, ...}, tokens {begun, said, seconds}, refused {id, sentence} ── engine
-           progress {seconds, blocks, done, bytes, left_s}, ranks {ranks, throughput}
+           progress {begun, seconds, blocks, done, bytes, left_s}, ranks {ranks, throughput}
 """
 
 from collections.abc import Mapping, Sequence

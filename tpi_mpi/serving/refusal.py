@@ -6,7 +6,7 @@ from tpi_mpi.common.errors import UserError
 class Refusal(Exception):
     """Why a request is not answered, or no further: an HTTP status, and a sentence.
 
-    kind, parameter: as in the errors of OpenAI's protocol. retry_after: seconds after which it may be worth another try.
+    kind, parameter: as in the errors of OpenAI's protocol. retry_after: seconds until another try may be worth it.
     """
 
     def __init__(

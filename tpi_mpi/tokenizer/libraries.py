@@ -78,9 +78,8 @@ class SentencePieces:
         self._special = {**{self._library.id_to_piece(id): id for id in control}, **added}
         self._spelled = {id: token for token, id in self._special.items()}
         self._added = {id: token for token, id in added.items()}
-        self._boundaries = re.compile(
-            "(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")"
-        )
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._boundaries = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
         self._begins = settings.get("add_bos_token", True) and self._library.bos_id() >= 0
 
     def encode(self, text: str, whole: bool) -> list[int]:

@@ -18,8 +18,8 @@ _HEADERS = {"WWW-Authenticate": "Bearer"}
 class Access:
     """Lets in whoever has a key or, where none is needed on this machine alone, whoever asked for this machine.
 
-    The latter, because a page of another site may have its own name lead here (DNS rebinding), and then counts as a page
-    of this server's to the browser.
+    The latter, because a page of another site may have its own name lead here (DNS rebinding), and to the browser then
+    counts as a page of this server's.
 
     keys: of clients; empty if none is needed. local: whether only this machine can reach the server.
     """

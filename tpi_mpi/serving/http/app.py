@@ -18,7 +18,7 @@ from tpi_mpi.common.units import show_seconds
 from tpi_mpi.serving.accounts import Accounts
 from tpi_mpi.serving.desk import Desk
 from tpi_mpi.serving.http.access import Access
-from tpi_mpi.serving.http.bodies import received
+from tpi_mpi.serving.http.bodies import Body, received
 from tpi_mpi.serving.http.exchange import Exchange, refused
 from tpi_mpi.serving.http.metrics import Metrics
 from tpi_mpi.serving.http.service import Service, TokenizeBody
@@ -105,18 +105,24 @@ class Addresses:
         return own | {"max_model_len": self._service.longest}
 
     async def completions(self, request: Request) -> Response:
-        body = await received(request, CompletionBody)
-        self._log_prompts(body.prompt)
-        return self._exchange(request, await self._service.completions(body))
+        return await self._exchange(request, CompletionBody, self._service.completions)
 
     async def chat(self, request: Request) -> Response:
-        body = await received(request, ChatBody)
-        self._log_prompts(body.messages)
-        return self._exchange(request, await self._service.chat(body))
+        return await self._exchange(request, ChatBody, self._service.chat)
 
-    def _exchange(self, request: Request, order: Order) -> Exchange:
+    async def _exchange(
+        self, request: Request, kind: type[Body], settle: Callable[[Body], Awaitable[Order]]
+    ) -> Exchange:
         path = request.url.path
-        return Exchange(self._desk, order, lambda exchange: self._ended(path, exchange))
+        try:
+            body = await received(request, kind)
+            if self._logs_prompts:
+                say(f"{path}: {body.asked()!r}")
+            return Exchange(self._desk, await settle(body), lambda exchange: self._ended(path, exchange))
+        except Refusal as refusal:
+            self._metrics.refused(refusal.status)
+            say(f"{path} {refusal.status}: {refusal if self._logs_prompts else refusal.kind}")
+            raise
 
     def _ended(self, path: str, exchange: Exchange) -> None:
         now, usage = time.monotonic(), exchange.order.usage()
@@ -124,10 +130,6 @@ class Addresses:
         first = f", the first after {show_seconds(exchange.first - exchange.began)}" if exchange.first else ""
         new = f"{usage['completion_tokens']} new ones in {show_seconds(now - exchange.began)}{first}"
         say(f"{path} {exchange.status}: {usage['prompt_tokens']} prompt tokens, {new}")
-
-    def _log_prompts(self, prompts: object) -> None:
-        if self._logs_prompts:
-            say(f"prompt: {prompts!r}")
 
 
 def _respond(refusal_of: Callable[[Exception], Refusal]) -> Callable[[Request, Exception], Awaitable[Response]]:

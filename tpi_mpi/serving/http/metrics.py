@@ -34,6 +34,10 @@ class Metrics:
         self._first = Histogram("tpi_first_token_seconds", "From a request to the first token of its answer", **times)
         self._whole = Histogram("tpi_request_seconds", "From a request to the end of its answer", **times)
 
+    def refused(self, status: int) -> None:
+        """Takes note of a request for text that did not come so far."""
+        self._requests.labels(status).inc()
+
     def ended(self, exchange: Exchange, now: float) -> None:
         """Takes note of a request for text."""
         usage = exchange.order.usage()

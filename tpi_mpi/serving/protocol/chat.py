@@ -70,6 +70,10 @@ class ChatBody(Fields):
             raise Refusal(400, f"tool_choice is {self.tool_choice!r}; {choice}", parameter="tool_choice")
         return [] if self.tool_choice == "none" else self.tools or []
 
+    def asked(self) -> object:
+        """What the log has of it, if prompts are to be there."""
+        return self.messages
+
     def settled(self, temperature: float) -> SamplingOptions:
         """The options of sampling. temperature: for a request that names none. Raises Refusal."""
         top = self.top_logprobs or 0

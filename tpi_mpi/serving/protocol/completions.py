@@ -28,6 +28,10 @@ class CompletionBody(Fields):
             return [self.prompt]
         return self.prompt
 
+    def asked(self) -> object:
+        """What the log has of it, if prompts are to be there."""
+        return self.prompt
+
     def settled(self, temperature: float) -> SamplingOptions:
         """The options of sampling. temperature: for a request that names none. Raises Refusal."""
         most = _DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens

@@ -10,8 +10,8 @@ from tpi_mpi.serving.refusal import Refusal
 
 # Parameters that change no text, and values with which others change none.
 _HARMLESS = frozenset(
-    ("user", "store", "metadata", "service_tier", "prediction", "safety_identifier", "prompt_cache_key")
-    + ("prompt_cache_retention", "request_id", "cache_prompt")
+    """user store metadata service_tier prediction safety_identifier prompt_cache_key prompt_cache_retention request_id
+    cache_prompt""".split()
 )
 _NEUTRAL = {"suffix": ("",), "best_of": (1,), "modalities": (["text"],), "functions": ([],), "ignore_eos": (False,)}
 _NEUTRAL |= {"min_tokens": (0,), "stop_token_ids": ([],), "use_beam_search": (False,), "length_penalty": (1,)}
