@@ -135,6 +135,7 @@ DOORS = {
     },
     "safetensors": {"weights_tools.splitting.checkpoint", "weights_tools.synthesis.random_source"},
     "tokenizers": {"tpi_mpi.tokenizer.libraries", "weights_tools.synthesis.random_source"},
+    "llguidance": {"tpi_mpi.engine.sampling.grammars"},
     "jinja2": {"tpi_mpi.tokenizer.chat_template"},
     "numba": {
         "tpi_mpi.kernels.loops.jit",

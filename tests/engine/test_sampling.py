@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from tpi_mpi.common.options import SamplingOptions
-from tpi_mpi.engine.sampling import Sampler, draw, keep_top_k, keep_top_p, log_probabilities, penalise
+from tpi_mpi.engine.sampling.adjustments import add_biases, penalise, penalise_counts
+from tpi_mpi.engine.sampling.draw import draw
+from tpi_mpi.engine.sampling.filters import keep_min_p, keep_top_k, keep_top_p
+from tpi_mpi.engine.sampling.probabilities import log_probabilities
+from tpi_mpi.engine.sampling.sampler import Sampler
 
 LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.0], np.float32)
 

@@ -49,8 +49,8 @@ def size_argument(text: str) -> int:
 def parse_generate(arguments: Sequence[str] | None) -> GenerateOptions:
     """Parses the command line of tpi_mpi.generate. Raises UserError if it makes no sense."""
     given = vars(generate_parser().parse_args(arguments))
-    given["stop"] = tuple(given["stop"] or ())
-    sampling = SamplingOptions(**{key: given.pop(key) for key in SAMPLING_KEYS})
+    own = set(SAMPLING_KEYS) - {"json_schema"}  # which is a file, and only rank 0 may have it
+    sampling = SamplingOptions(**{key: given.pop(key) for key in own})
     machine = _machine_options(given)
     return GenerateOptions(sampling=sampling, machine=machine, **given)
 
@@ -114,6 +114,8 @@ def _add_engine(parser: Parser) -> None:
     many = parser.add_argument_group("many requests")
     longest = "positions of the longest sequence (default: 4096, or the model's context)"
     many.add_argument("--longest", metavar="N", type=int, help=longest)
+    grammar = "set memory aside for answers that follow JSON schemas: about 1.3 KiB a token; needs llguidance"
+    many.add_argument("--grammar", action="store_true", help=grammar)
     _add_batching(many)
     _add_machine(parser.add_argument_group("machine"), files=False)
 
@@ -215,9 +217,19 @@ def _add_sampling(group) -> None:
     add("--temperature", metavar="T", type=float, default=0.0, help="0, the default, is greedy")
     add("--top-k", metavar="K", type=int, help="sample from the K most probable tokens")
     add("--top-p", metavar="P", type=float, help="sample from the fewest tokens whose probabilities sum to P")
+    add("--min-p", metavar="P", type=float, help="sample from tokens of at least P times the highest probability")
     add("--repetition-penalty", metavar="R", type=float, help="divide the logits of tokens that have occurred by R")
+    generated = "the logits of tokens that have been generated"
+    add("--presence-penalty", metavar="X", type=float, default=0.0, help=f"subtract X from {generated}")
+    frequency = f"subtract X from {generated}, for each time"
+    add("--frequency-penalty", metavar="X", type=float, default=0.0, help=frequency)
+    bias = "add BIAS, from -100 to 100, to the logit of a token; may be given several times"
+    add("--logit-bias", metavar="ID=BIAS", type=bias_argument, action="append", default=[], help=bias)
     add("--seed", metavar="S", type=int, help="the same seed repeats a run (default: every run differs)")
-    add("--stop", metavar="TEXT", action="append", help="end before this text appears; may be given several times")
+    stop = "end before this text appears; may be given several times"
+    add("--stop", metavar="TEXT", action="append", default=[], help=stop)
+    schema = "have the answers follow a JSON schema; needs llguidance"
+    add("--json-schema", metavar="FILE", type=Path, help=schema)
 
 
 def add_ignore_key(parser: Parser) -> None:
@@ -253,6 +265,15 @@ def _add_run(group) -> None:
         help="sum one chunk of a prompt while the next is computed (default: yes)",
     )
     add_timeout(group)
+
+
+def bias_argument(text: str) -> tuple[str, float]:
+    """A token id, which is checked later, and its bias, for argparse."""
+    id, _, bias = text.partition("=")
+    try:
+        return id, float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID=BIAS, as in 50256=-100") from None
 
 
 def batch_argument(text: str) -> int | None:

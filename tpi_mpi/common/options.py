@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tpi_mpi.common.deadline import Deadline
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.sampling_values import biases, schema_text, strings
 
 DEFAULT_NEW_TOKENS = 256
 DEFAULT_TIMEOUT = 60.0
@@ -19,6 +20,10 @@ ACTIVATIONS = ("int16", "int8")
 """Of how many bits activations are where weights are integers, which are multiplied in integers."""
 
 
+# Options that may be given in several forms, of which one is kept.
+_FORMS = {"stop": strings, "logit_bias": biases, "json_schema": schema_text}
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """How one request is continued. None means what the checkpoint's generation_config.json says, or else off.
@@ -28,6 +33,10 @@ class SamplingOptions:
     seed: None draws a new one for each run.
     prompt_logprobs: whether the prompt's tokens get log-probabilities as well.
     top_logprobs: of how many of the most probable tokens there are log-probabilities, at every position.
+    min_p: rules out tokens with less than this part of the probability of the most probable one.
+    presence_penalty, frequency_penalty: taken from the logits of tokens that have been generated, once or every time.
+    logit_bias: numbers that are added to the logits of some tokens, by their ids; kept as pairs, in order.
+    json_schema: what the answer is to be: a JSON schema, as an object or its text; kept as text.
 
     Raises UserError for a value that is not allowed.
     """
@@ -41,8 +50,15 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
     prompt_logprobs: bool = False
     top_logprobs: int = 0
+    min_p: float | None = None
+    presence_penalty: float | None = 0.0
+    frequency_penalty: float | None = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str | None = None
 
     def __post_init__(self):
+        for name, form in _FORMS.items():
+            object.__setattr__(self, name, form(getattr(self, name)))
         if not isinstance(self.prompt_logprobs, bool):
             raise UserError(f"prompt_logprobs is {self.prompt_logprobs!r}; true or false is needed")
         if self.max_new_tokens == 0 and not self.prompt_logprobs:
@@ -53,11 +69,12 @@ class SamplingOptions:
         self._whole("seed", 0)
         self._number("temperature", 0, None)
         self._number("top_p", 0, 1)
+        self._number("min_p", 0, 1)
+        self._number("presence_penalty", -2, 2)
+        self._number("frequency_penalty", -2, 2)
         self._number("repetition_penalty", 0, None)
         if self.top_p == 0 or self.repetition_penalty == 0:
             raise UserError("top_p and repetition_penalty must be greater than 0")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise UserError(f"stop is {list(self.stop)!r}; strings of at least one character are needed")
 
     def _whole(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)
@@ -78,13 +95,6 @@ class SamplingOptions:
 
     def override(self, values: dict[str, object]) -> "SamplingOptions":
         """A copy of these options with some replaced. Raises UserError for a value that is not allowed."""
-        values = dict(values)
-        if isinstance(values.get("stop"), str):
-            values["stop"] = (values["stop"],)
-        if "stop" in values:
-            if not isinstance(values["stop"], list | tuple):
-                raise UserError(f"stop is {values['stop']!r}; a string or a list of strings is needed")
-            values["stop"] = tuple(values["stop"])
         return replace(self, **values)
 
 
@@ -121,6 +131,7 @@ class MachineOptions:
     draft: what drafts tokens: ``none``, or with commas between them ``lookup`` and either ``self`` or a directory of
         slabs.
     share_prefixes: whether sequences that begin alike have the keys and values of that in common.
+    grammar: whether rank 0 sets memory aside for answers that follow a JSON schema.
     report, trace: files to write, or None.
 
     Raises UserError for a value that is not allowed.
@@ -138,6 +149,7 @@ class MachineOptions:
     kv: str | None = None
     draft: str = LOOKUP
     share_prefixes: bool = True
+    grammar: bool = False
     report: Path | None = None
     trace: Path | None = None
 
@@ -195,7 +207,10 @@ class _RankOptions:
 
 @dataclass(frozen=True)
 class GenerateOptions(_RankOptions):
-    """The options of tpi_mpi.generate. Raises UserError for combinations that are not allowed."""
+    """The options of tpi_mpi.generate. Raises UserError for combinations that are not allowed.
+
+    json_schema: a file of rank 0's, for prompts that have no schema of their own.
+    """
 
     slabs: Path
     sampling: SamplingOptions = SamplingOptions()
@@ -207,6 +222,7 @@ class GenerateOptions(_RankOptions):
     system: str | None = None
     logprobs: bool = False
     skip_bad: bool = False
+    json_schema: Path | None = None
 
     def __post_init__(self):
         if (self.prompt is None) == (self.prompts is None):

@@ -8,7 +8,6 @@ planning    one plan for the memory of all ranks
 intake      what users ask for, as requests
 request     a request, and the tokens that answer it one by one
 completion  what has been generated for one request
-sampling    from logits to the next token
 progress    how far a sweep has come
 report      what a run took
 """

@@ -24,6 +24,7 @@ from tpi_mpi.engine.leader import Leader
 from tpi_mpi.engine.planning import agree_on_room
 from tpi_mpi.engine.progress import SweepProgress
 from tpi_mpi.engine.report import RankUsage, RunSettings, Throughput
+from tpi_mpi.engine.sampling.grammars import Grammars
 from tpi_mpi.engine.schedule.pace import Pace
 from tpi_mpi.engine.schedule.scheduler import Scheduler
 from tpi_mpi.engine.sweep.chunking import Chunking
@@ -94,6 +95,7 @@ class Engine:
             sums = self._open_sums(stack, way, drafts)
             looks_up = options.looks_up and self.world.is_root
             self._lookup = Lookup(self._demand.longest) if looks_up else None
+            self._grammars = self._open_grammars()
             blocks = slab.resident
             self.room, self.plan = agree_on_room(self.world, self._rooms, slab, lambda room: self._plan(blocks, room))
             self.trace.reset()  # at the same moment on every rank
@@ -140,6 +142,13 @@ class Engine:
             self._draft.warm_up(*own, self._most_rows, self._demand.longest)
         return sums
 
+    def _open_grammars(self) -> Grammars | None:
+        """What makes grammars on rank 0, if any are to be made: before memory is measured. Collective."""
+        directory, config = self.slab.path.parent, self.slab.config
+        wanted = self._options.grammar and self.world.is_root
+        with self.world.agreed():
+            return Grammars(directory, config.vocab_size, config.eos_token_id) if wanted else None
+
     @property
     def kv_dtype(self) -> str:
         """The dtype of keys and values."""
@@ -155,6 +164,8 @@ class Engine:
             return plan_window(blocks, options.window, self._expert_sizes)
         budget = options.memory or default_budget(self._cores.ranks)
         fixed = taken() + self._model.memory(room, self.chunking.most)
+        if self._grammars:
+            fixed += self._grammars.memory(room.sequences)
         if not self._draft:
             return plan(blocks, budget, fixed, options.window, self._expert_sizes)
         try:
@@ -201,6 +212,7 @@ class Engine:
             progress,
             self.trace,
             throughput,
+            self._grammars,
         )
 
     def _speculate(

@@ -12,12 +12,13 @@ from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
 from tpi_mpi.engine.completion import Completion
 from tpi_mpi.engine.request import Request
+from tpi_mpi.engine.sampling.grammars import check_grammars, check_schema
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.tokenizer.conversation import Conversation
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 # What generation_config.json says for a request that leaves it open.
-_DEFAULTS = ("top_k", "top_p", "repetition_penalty")
+_DEFAULTS = ("top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class Intake:
@@ -50,8 +51,13 @@ class Intake:
         """
         if sampling.stop:
             self._tokenizer()  # without one, stop strings would never be found
+        if sampling.json_schema is not None:
+            self._check_schema(sampling.json_schema)
         ids = self.tokens(content) if isinstance(content, str | Conversation) else _whole_numbers(content)
+        if not ids:
+            raise UserError("the prompt is empty; at least one token is needed")
         self._check(ids)
+        self._check([id for id, _ in sampling.logit_bias])
         return Request(ids, self._settle(sampling, len(ids)), self._eos_token_ids)
 
     def tokens(self, content: str | Conversation, whole: bool = True) -> tuple[int, ...]:
@@ -104,10 +110,16 @@ class Intake:
             return self._loaded
         raise CheckpointError(str(self._loaded))
 
+    def _check_schema(self, schema: str) -> None:
+        """Raises UserError if a schema cannot be followed, CheckpointError if none can."""
+        try:
+            check_grammars(self._slabs)
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+        check_schema(schema)
+
     def _check(self, ids: Sequence[int]) -> None:
-        """Raises UserError unless the model knows all these tokens, and there are any."""
-        if not ids:
-            raise UserError("the prompt is empty; at least one token is needed")
+        """Raises UserError unless the model knows all these tokens."""
         vocabulary = range(self._config.vocab_size)
         unknown = next((item for item in ids if item not in vocabulary), None)
         if unknown is not None:

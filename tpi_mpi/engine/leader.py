@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.engine.drafting.speculator import Speculator
 from tpi_mpi.engine.report import Throughput
 from tpi_mpi.engine.request import Request, Token
-from tpi_mpi.engine.sampling import log_probabilities
+from tpi_mpi.engine.sampling.grammar import Grammar
+from tpi_mpi.engine.sampling.grammars import Grammars
+from tpi_mpi.engine.sampling.probabilities import log_probabilities
 from tpi_mpi.engine.schedule.pace import Pace
 from tpi_mpi.engine.schedule.scheduler import Drafts, Scheduler
 from tpi_mpi.engine.schedule.sequence import Sequence
@@ -29,7 +32,7 @@ class Leader:
 
     sweep: has all ranks make a sweep, given the step, the embeddings of its tokens and what takes the logits.
     speculator: drafts tokens. progress: a context manager to make a sweep in. throughput: where what has been done is
-    noted. failed: whether a sweep was begun and not ended.
+    noted. grammars: makes those of requests with a schema, or None. failed: whether a sweep was begun and not ended.
     """
 
     def __init__(
@@ -44,11 +47,12 @@ class Leader:
         progress: Callable[[], AbstractContextManager],
         trace: Trace,
         throughput: Throughput,
+        grammars: Grammars | None = None,
     ):
         self._scheduler, self._pace, self.speculator = scheduler, pace, speculator
         self._rope, self._vocab_size = rope, vocab_size
         self._embedding, self._sweep, self._progress, self._trace = embedding, sweep, progress, trace
-        self.throughput = throughput
+        self.throughput, self._grammars = throughput, grammars
         self.failed = False
 
     @property
@@ -64,11 +68,20 @@ class Leader:
     def submit(self, request: Request) -> Sequence:
         """Has a request continued, in turn. Its tokens come out of :meth:`step`.
 
-        Raises UserError if there is never enough room for it.
+        Raises UserError if there is never enough room for it, or if its schema cannot be followed.
         """
-        sequence = Sequence(request)
+        sequence = Sequence(request, self._grammar(request))
         self._scheduler.add(sequence)
         return sequence
+
+    def _grammar(self, request: Request) -> Grammar | None:
+        """The grammar of a request's schema, if it has one. Raises UserError if there can be none."""
+        schema = request.sampling.json_schema
+        if schema is None:
+            return None
+        if self._grammars is None:
+            raise UserError("json_schema needs memory that this run has not set aside; start it with --grammar")
+        return self._grammars.of(schema, request.eos_token_ids)
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence; its room is free for the next sweep. One that has ended may be cancelled too."""
@@ -148,7 +161,7 @@ class Leader:
         sequence.add(id)
         best = most_probable(logits, sequence.request.sampling.top_logprobs).tolist()
         logprob, *others = log_probabilities(logits, [id, *best])
-        reason = sequence.request.finish_reason(id, sequence.new_tokens)
+        reason = "stop" if sequence.sampler.ended else sequence.request.finish_reason(id, sequence.new_tokens)
         return Token(id, logprob, 0.0, reason, tuple(zip(best, others, strict=True)))
 
     def _end(self, sequence: Sequence) -> None:

@@ -11,7 +11,8 @@ class Token:
 
     logprob: its log-probability by the model itself, before temperature and the like.
     seconds: how long it took; for a request's first token, that is the TTFT.
-    finish_reason: None while the sequence continues, ``stop`` after an end-of-text token, ``length`` at the limit.
+    finish_reason: None while the sequence continues; ``stop`` after an end-of-text token, or where its schema leaves
+        nothing to say; ``length`` at the limit.
     top: the most probable tokens with their log-probabilities, as many as ``top_logprobs`` asks for.
     """
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from tpi_mpi.common.options import GenerateOptions
+from tpi_mpi.common.json_object import JsonObject
+from tpi_mpi.common.options import GenerateOptions, SamplingOptions
 from tpi_mpi.engine.generation import Answer, Generation
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.leader import Leader
@@ -46,7 +47,7 @@ class Batch:
             self._resources = stack.pop_all()
 
     def _prompts(self) -> Iterable[Prompt | Mistake]:
-        sampling = self._options.sampling
+        sampling = _sampling(self._options)
         if self._lines is None:
             return [Prompt(1, self._options.prompt, None, sampling)]
         return PromptsFile(self._lines, sampling)
@@ -104,3 +105,10 @@ class Batch:
         if self._options.prompt is not None and piece:
             sys.stdout.write(piece)
             sys.stdout.flush()
+
+
+def _sampling(options: GenerateOptions) -> SamplingOptions:
+    """What prompts do not say themselves. Raises UserError if the schema's file cannot be used."""
+    if options.json_schema is None:
+        return options.sampling
+    return options.sampling.override({"json_schema": JsonObject.load(options.json_schema).values})

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.tuned import describe
@@ -25,8 +26,9 @@ def generate(world: World, slab: Slab, cores: Cores, options: GenerateOptions, b
     with world.agreed():
         batch = _batch(options, slab) if world.is_root else None
     demand = Demand(*world.broadcast(_demand(batch) if batch else None))
+    machine = replace(options.machine, grammar=batch is not None and batch.survey.schemas)
     with world.agreed():
-        engine = Engine(world, cores, slab, options.machine, demand, shown=options.prompt is not None)
+        engine = Engine(world, cores, slab, machine, demand, shown=options.prompt is not None)
     _advise(world, cores)
     latencies = Latencies()
     with engine:

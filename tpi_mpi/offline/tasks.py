@@ -27,6 +27,7 @@ class Survey:
     prompts: all of the file. answered: those that have a record already. mistakes: others that cannot be done.
     requests: what is left. longest, positions: of these, the length of the longest and the sum of all lengths.
     top: None if none of them wants its prompt's log-probabilities; else the most alternatives that any wants.
+    schemas: whether any of them has a JSON schema.
     """
 
     prompts: int = 0
@@ -36,6 +37,7 @@ class Survey:
     longest: int = 1
     positions: int = 0
     top: int | None = None
+    schemas: bool = False
 
     def add(self, entry: Task | Mistake | None) -> None:
         """Counts one prompt in; None for one that has a record already."""
@@ -51,6 +53,7 @@ class Survey:
         self.requests += 1
         self.longest = max(self.longest, request.length)
         self.positions += request.length
+        self.schemas = self.schemas or request.sampling.json_schema is not None
         if request.sampling.prompt_logprobs:
             self.top = max(self.top or 0, request.sampling.top_logprobs)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tpi_mpi.engine.sampling import log_probabilities
+from tpi_mpi.engine.sampling.probabilities import log_probabilities
 from tpi_mpi.engine.schedule.scheduler import Scheduler
 from tpi_mpi.engine.schedule.sequence import Sequence
 from tpi_mpi.engine.sweep.readout import Readout, Want

@@ -3,7 +3,8 @@
 import time
 
 from tpi_mpi.engine.request import Request, Score
-from tpi_mpi.engine.sampling import Sampler
+from tpi_mpi.engine.sampling.grammar import Grammar
+from tpi_mpi.engine.sampling.sampler import Sampler
 from tpi_mpi.engine.schedule.page_pool import Prefix
 from tpi_mpi.kernels.kv_cache import pages_for
 
@@ -11,6 +12,7 @@ from tpi_mpi.kernels.kv_cache import pages_for
 class Sequence:
     """What rank 0 knows of a sequence.
 
+    grammar: of its request's schema, if that has one.
     ids: its tokens so far. computed: positions whose keys and values are in the cache, or will be after this sweep.
     slot: its place among those that are under way; None while it waits, and when it has ended.
     pages: numbers of its pages, in the order of positions.
@@ -20,10 +22,10 @@ class Sequence:
     prompt_scores: of all tokens of the prompt but the first, if they were asked for.
     """
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request, grammar: Grammar | None = None):
         self.request = request
         self.ids = list(request.token_ids)
-        self.sampler = Sampler(request.sampling, request.token_ids)
+        self.sampler = Sampler(request.sampling, request.token_ids, grammar)
         self.computed = 0
         self.slot: int | None = None
         self.pages: list[int] = []
