@@ -1,5 +1,6 @@
 """The command line of generate: what it means, and every mistake that is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ def test_everything_is_taken_from_the_command_line():
     line = "slabs --prompts p.jsonl --output o.jsonl --chat --system S --logprobs --max-new-tokens 7 --temperature 0.5"
     line += " --prompt-logprobs --top-logprobs 6 --skip-bad"
     line += " --top-k 3 --top-p 0.9 --repetition-penalty 1.1 --seed 4 --stop A --stop B --memory 3GiB --window 2"
-    line += " --allreduce mpi --threads 2 --report r.json --trace t.json"
+    line += " --min-p 0.05 --presence-penalty 1.5 --frequency-penalty -0.5 --logit-bias 9=-100 --logit-bias 4=2.5"
+    line += " --json-schema s.json --allreduce mpi --threads 2 --report r.json --trace t.json"
     options = parse_generate(line.split())
-    assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"), True, 6)
+    biases = ((4, 2.5), (9, -100.0))
+    assert options.sampling == SamplingOptions(7, 0.5, 3, 0.9, 1.1, 4, ("A", "B"), True, 6, 0.05, 1.5, -0.5, biases)
+    assert options.json_schema == Path("s.json")
     machine = options.machine
     assert (machine.memory, machine.window, machine.threads, machine.allreduce) == (3 * 1024**3, 2, 2, "mpi")
     assert (machine.report, machine.trace) == (Path("r.json"), Path("t.json"))
@@ -55,7 +59,7 @@ def test_help_names_every_option(capsys):
     generate_parser().print_help()
     text = capsys.readouterr().out
     own = GenerateOptions.__dataclass_fields__.keys() - {"sampling", "machine", "slabs"}
-    for name in {*own, *SAMPLING_KEYS, *MACHINE_KEYS}:
+    for name in {*own, *SAMPLING_KEYS, *MACHINE_KEYS} - {"grammar"}:  # which prompts tell by themselves
         assert f"--{name.replace('_', '-')}" in text
 
 
@@ -90,6 +94,12 @@ def test_help_names_every_option(capsys):
         ("slabs --prompt a --top-p 0", "must be greater than 0"),
         ("slabs --prompt a --repetition-penalty 0", "must be greater than 0"),
         ("slabs --prompt a --seed -1", "seed is -1"),
+        ("slabs --prompt a --min-p 2", "min_p is 2.0; a number from 0 to 1 is needed"),
+        ("slabs --prompt a --presence-penalty 2.5", "presence_penalty is 2.5; a number from -2 to 2 is needed"),
+        ("slabs --prompt a --frequency-penalty nan", "frequency_penalty is nan; a number from -2 to 2 is needed"),
+        ("slabs --prompt a --logit-bias 5", "'5' is not ID=BIAS, as in 50256=-100"),
+        ("slabs --prompt a --logit-bias 5=101", "logit_bias of token 5 is 101.0; a number from -100 to 100 is needed"),
+        ("slabs --prompt a --logit-bias x=1", "logit_bias has the token id 'x'; a whole number of at least 0"),
     ],
 )
 def test_mistakes_are_named(line, words):
@@ -147,3 +157,35 @@ def test_programs_in_python_may_choose_no_more_than_the_command_line(option, wor
     with pytest.raises(UserError) as refusal:
         MachineOptions(**option)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"logit_bias": 5}, "logit_bias is 5; an object with token ids and numbers is needed"),
+        ({"logit_bias": None}, "logit_bias is None; an object"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias has the token id '-1'; a whole number of at least 0 is needed"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias has the token id '999"),
+        ({"logit_bias": [[True, 1]]}, "logit_bias has the token id True"),
+        ({"logit_bias": {"7": True}}, "logit_bias of token 7 is True; a number from -100 to 100 is needed"),
+        ({"logit_bias": {"7": float("nan")}}, "logit_bias of token 7 is nan"),
+        ({"json_schema": "{"}, "json_schema is '{'; a JSON object that is a schema is needed"),
+        ({"json_schema": "[]"}, "json_schema is '[]'"),
+        ({"json_schema": 5}, "json_schema is 5"),
+        ({"json_schema": {"const": float("nan")}}, "json_schema is {'const': nan}"),
+        ({"json_schema": "[" * 100_000}, "a JSON object that is a schema is needed"),
+    ],
+)
+def test_what_is_no_bias_and_no_schema_is_named(values, words):
+    with pytest.raises(UserError) as refusal:
+        SamplingOptions().override(values)
+    assert words in str(refusal.value)
+
+
+def test_options_have_one_form_however_they_are_given():
+    schema = {"type": "object", "required": ["b", "a"], "properties": {"b": {}, "a": {}}}
+    given = SamplingOptions(logit_bias={9: 1, 4: -2.5}, json_schema=schema)
+    assert given == SamplingOptions().override({"logit_bias": {"4": -2.5, "9": 1}, "json_schema": json.dumps(schema)})
+    assert given in {given}
+    assert given.logit_bias == ((4, -2.5), (9, 1.0))
+    assert list(json.loads(given.json_schema)["properties"]) == ["b", "a"]

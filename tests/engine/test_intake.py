@@ -1,6 +1,7 @@
 """What users ask for becomes a request that the model can do, or is refused in a sentence."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,10 +76,11 @@ def test_what_is_left_open_is_settled(intake):
 
 
 def test_the_checkpoints_settings_hold_where_nothing_else_is_said(tmp_path, config):
-    values = {"eos_token_id": [3, 4], "top_k": 7, "top_p": 0.5, "temperature": 9.0}
+    values = {"eos_token_id": [3, 4], "top_k": 7, "top_p": 0.5, "min_p": 0.1, "temperature": 9.0}
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
     request = Intake(tmp_path, config).request([1], SamplingOptions(top_p=1))
-    assert (request.sampling.top_k, request.sampling.top_p, request.sampling.temperature) == (7, 1, 0)
+    sampling = request.sampling
+    assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.temperature) == (7, 1, 0.1, 0)
     assert request.eos_token_ids == {3, 4}
 
 
@@ -104,6 +106,16 @@ def test_a_scored_prompt_may_fill_the_whole_context(intake):
         ([5, 1024], PLAIN, "token id 1024 is not below the model's vocab_size 1024"),
         ([5, 1.0], PLAIN, "the prompt's token ids are not all whole numbers"),
         ("a\ud800", PLAIN, "the prompt has half a surrogate pair, which is no character; leave it out"),
+        (
+            [5],
+            SamplingOptions(logit_bias={1024: 1}),
+            "logit_bias: token id 1024 is not below the model's vocab_size 1024",
+        ),
+        (
+            [5],
+            SamplingOptions(json_schema={"type": "array", "uniqueItems": True}),
+            'json_schema cannot be followed: Unimplemented keys: ["uniqueItems"]; change the schema',
+        ),
         (of(512), PLAIN, "the prompt has 512 tokens, and the model's context of 512 leaves no room; shorten it"),
         (
             of(12),
@@ -144,3 +156,15 @@ def test_a_chat_needs_a_template(tmp_path, demo, config):
     (tmp_path / "tokenizer.json").write_bytes(Path(demo / "tokenizer.json").read_bytes())
     with pytest.raises(CheckpointError, match="has no chat template"):
         Intake(tmp_path, config).request(Conversation.of("a"), PLAIN)
+
+
+def test_a_schema_needs_a_tokenizer_that_llguidance_reads(speechless, tmp_path):
+    (tmp_path / "tokenizer.model").touch()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json, which a json_schema needs"):
+        speechless.request([1], SamplingOptions(json_schema={"type": "object"}))
+
+
+def test_a_schema_needs_llguidance(intake, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(CheckpointError, match="a json_schema needs llguidance; pip install llguidance"):
+        intake.request([1], SamplingOptions(json_schema={"type": "object"}))

@@ -48,6 +48,53 @@ def test_top_k_and_top_p_agree_with_transformers(seed):
     assert kept(keep_top_p(logits, 0.6)) == kept(TopPLogitsWarper(0.6)(None, batch)[0].numpy())
 
 
+@pytest.mark.parametrize("part", [1e-9, 0.02, 0.3, 1.0])
+def test_min_p_agrees_with_transformers(part):
+    from transformers import MinPLogitsWarper
+
+    logits = np.random.default_rng(4).standard_normal(100) * 3
+    assert kept(keep_min_p(logits, part)) == kept(
+        MinPLogitsWarper(part)(None, torch.from_numpy(logits)[None])[0].numpy()
+    )
+
+
+def test_biases_agree_with_transformers():
+    from transformers import SequenceBiasLogitsProcessor
+
+    before, biases = LOGITS.copy(), {1: -100.0, 4: 2.5}
+    processor = SequenceBiasLogitsProcessor({(id,): bias for id, bias in biases.items()})
+    expected = processor(torch.tensor([[0]]), torch.tensor(LOGITS)[None])[0]
+    np.testing.assert_array_equal(add_biases(LOGITS, tuple(biases.items())), expected.numpy())
+    assert np.array_equal(LOGITS, before)
+
+
+def test_penalties_count_what_was_generated():
+    before = LOGITS.copy()
+    penalised = penalise_counts(LOGITS, {1: 3, 4: 1}, 0.5, 0.25)
+    np.testing.assert_array_equal(penalised, np.array([1.0, 3.0 - 1.25, 2.0, -1.0, 2.0 - 0.75], np.float32))
+    assert penalised.dtype == LOGITS.dtype
+    assert np.array_equal(LOGITS, before)
+    assert np.array_equal(penalise_counts(LOGITS, {}, 0.5, 0.25), LOGITS)
+
+
+def test_a_frequent_token_gives_way():
+    """Of the logits 1, 3, 2, -1, 2."""
+    assert drawn(SamplingOptions(frequency_penalty=0.6), 6) == [1, 1, 2, 4, 1, 2]
+    assert drawn(SamplingOptions(presence_penalty=1.5), 6) == [1, 2, 4, 1, 1, 1]
+    assert drawn(SamplingOptions(presence_penalty=None, frequency_penalty=None), 2) == [1, 1]
+
+
+def test_the_prompt_counts_as_seen_but_not_as_generated():
+    for options, token in ((SamplingOptions(presence_penalty=2), 1), (SamplingOptions(repetition_penalty=2), 2)):
+        assert Sampler(options, [1]).choose(LOGITS, 1) == token
+
+
+def test_biases_come_first():
+    assert drawn(SamplingOptions(logit_bias={1: -100, "3": 4.5}, repetition_penalty=4.0), 3) == [3, 2, 4]
+    assert set(drawn(SamplingOptions(temperature=2.0, seed=1, logit_bias={0: 100}), 20)) == {0}
+    assert set(drawn(SamplingOptions(temperature=2.0, seed=1, min_p=0.9), 20)) == {1}
+
+
 def test_the_repetition_penalty_agrees_with_transformers():
     from transformers import RepetitionPenaltyLogitsProcessor
 
@@ -63,10 +110,6 @@ def test_a_penalised_greedy_sequence_does_not_repeat_itself():
     assert drawn(options, 3) == [1, 2, 4]
 
 
-def test_the_prompt_counts_as_seen():
-    assert Sampler(SamplingOptions(repetition_penalty=4.0), [1]).choose(LOGITS, 1) == 2
-
-
 def test_a_draw_takes_the_highest_after_its_luck():
     with np.errstate(divide="ignore"):
         logits = np.log([0.25, 0.0, 0.5, 0.25])
@@ -79,6 +122,8 @@ def test_a_draw_takes_the_highest_after_its_luck():
 def test_what_is_drafted_counts_as_seen_only_where_it_is():
     sampler = Sampler(SamplingOptions(repetition_penalty=4.0), [])
     assert [sampler.choose(LOGITS, 0), sampler.choose(LOGITS, 1, [1]), sampler.choose(LOGITS, 0)] == [1, 2, 1]
+    sampler = Sampler(SamplingOptions(frequency_penalty=0.6), [])
+    assert [sampler.choose(LOGITS, 0), sampler.choose(LOGITS, 2, [1, 1]), sampler.choose(LOGITS, 0)] == [1, 2, 1]
 
 
 def test_samples_have_the_probabilities_of_the_model():

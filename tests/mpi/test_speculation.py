@@ -1,5 +1,6 @@
 """The law of drafts: whatever is drafted, by whatever, tokens and log-probabilities are those without, bit for bit."""
 
+import json
 import random
 
 import pytest
@@ -7,10 +8,12 @@ import zoo
 from test_batches import NAMES, Cramped, answers, requests
 
 from tpi_mpi.cli.program import open_slab
+from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options import MachineOptions, SamplingOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request
+from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 PROMPT = tuple(range(20, 50))
 
@@ -127,6 +130,49 @@ def test_no_draft_changes_anything(run, slabs, draft):
                 assert report["tokens_per_sweep"] > 1
                 assert set(report["drafts"]) <= {*draft.replace("MODEL", "model").split(",")}
                 assert report["sweeps"] < sum(request.sampling.max_new_tokens for request in wanted)
+
+
+FORM = {
+    "type": "object",
+    "properties": {"names": {"type": "array", "items": {"enum": ["slab", "rank", "window"]}, "maxItems": 9}},
+    "required": ["names"],
+    "additionalProperties": False,
+}
+
+
+def forms() -> list[Request]:
+    """Prompts whose answers follow a schema; in some, what was generated is made less probable."""
+    schema = {"json_schema": FORM, "max_new_tokens": 60}
+    more = ({}, {}, {"frequency_penalty": 0.4}, {"presence_penalty": 0.6, "logit_bias": {4: 2}})
+    return [
+        Request(PROMPT[index:], SamplingOptions(seed=index, temperature=0.9 * (index % 2), min_p=0.01, **schema, **own))
+        for index, own in enumerate(more)
+    ]
+
+
+@pytest.mark.parametrize("draft", ["lookup", "self"])
+def test_an_answer_by_a_schema_is_the_same_with_drafts(run, slabs, draft):
+    directory, wanted = slabs / "demo" / "even", forms()
+    with opened(run, directory, Engine, wanted, 1, draft="none", grammar=True) as engine:
+        plain = answered(engine, wanted)
+    with opened(run, directory, Eager, wanted, 4, draft=draft, grammar=True) as engine:
+        found = answered(engine, wanted)
+        if plain:
+            assert found == plain
+            assert engine.leader.throughput.to_json()["accepted"] > 0
+            for tokens, _ in found:
+                names = json.loads(Tokenizer.load(directory).decode([id for id, *_ in tokens]))["names"]
+                assert set(names) <= {"slab", "rank", "window"}
+
+
+def test_a_run_without_grammars_refuses_a_schema(run, slabs):
+    with opened(run, slabs / "demo" / "even", Engine, forms(), 1) as engine:
+        if run[0].is_root:
+            with pytest.raises(
+                UserError, match="json_schema needs memory that was not set aside; start with --grammar"
+            ):
+                engine.leader.submit(forms()[0])
+        engine.follow()
 
 
 def test_a_draft_by_an_end_of_text_token_ends_there(run, slabs):

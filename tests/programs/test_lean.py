@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import environment, mpirun
 
-HEAVY = ("numba", "torch", "transformers", "scipy", "matplotlib", "safetensors")
+HEAVY = ("numba", "torch", "transformers", "scipy", "matplotlib", "safetensors", "llguidance")
 SCRIPT = f"""
 import runpy, sys
 sys.argv = ["generate", *sys.argv[1:]]

@@ -1,5 +1,6 @@
 """The engine of a server: what is submitted is continued as anywhere else, and neither end outlives the other."""
 
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from tpi_mpi.common.options import SamplingOptions
 from tpi_mpi.engine.request import Request
 from tpi_mpi.serving import messages
 from tpi_mpi.serving.channel import Channel
+from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 PROMPT = (1, 350, 2)
 
@@ -104,6 +106,27 @@ def test_requests_are_continued_together_cancelled_and_scored(serve, demo):
     assert ranks["throughput"]["sweeps"] > 0
     server.submit(11, max_new_tokens=2)
     assert len(server.answers(11)[11]) == 2
+    assert server.stop() == 0, server.output
+
+
+def test_options_of_sampling_arrive_as_they_were_given():
+    sampling = SamplingOptions(
+        max_new_tokens=5, temperature=0.5, seed=1, min_p=0.1, presence_penalty=1.5, frequency_penalty=-0.5,
+        stop="end", logit_bias={7: -100, 3: 1.5}, json_schema={"type": "object"},
+    )  # fmt: skip
+    request = Request(PROMPT, sampling, frozenset([0, 2]))
+    assert messages.submitted(json.loads(json.dumps(messages.submit(1, request)))) == request
+
+
+def test_a_schema_is_followed_where_memory_was_set_aside_for_that(serve, demo):
+    server = serve(2, "--longest", 200, "--grammar")
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    server.submit(2, json_schema={"not": {}})
+    assert "Unimplemented keys" in server.next(messages.REFUSED)["sentence"]
+    server.submit(1, max_new_tokens=60, json_schema=schema)
+    tokens = [own["token"] for own in server.answers(1)[1]]
+    assert tokens[-1]["finish_reason"] == "stop"
+    assert json.loads(Tokenizer.load(demo).decode([token["id"] for token in tokens]))["a"] in (1, 2)
     assert server.stop() == 0, server.output
 
 

@@ -57,7 +57,7 @@ class Intake:
         if not ids:
             raise UserError("the prompt is empty; at least one token is needed")
         self._check(ids)
-        self._check([id for id, _ in sampling.logit_bias])
+        self._check([id for id, _ in sampling.logit_bias], "logit_bias: ")
         return Request(ids, self._settle(sampling, len(ids)), self._eos_token_ids)
 
     def tokens(self, content: str | Conversation, whole: bool = True) -> tuple[int, ...]:
@@ -118,13 +118,13 @@ class Intake:
             raise CheckpointError(str(error)) from None
         check_schema(schema)
 
-    def _check(self, ids: Sequence[int]) -> None:
-        """Raises UserError unless the model knows all these tokens."""
+    def _check(self, ids: Sequence[int], whose: str = "") -> None:
+        """Raises UserError unless the model knows all these tokens. whose: what the message begins with."""
         vocabulary = range(self._config.vocab_size)
         unknown = next((item for item in ids if item not in vocabulary), None)
         if unknown is not None:
             what = "negative" if unknown < 0 else f"not below the model's vocab_size {len(vocabulary)}"
-            raise UserError(f"token id {unknown} is {what}")
+            raise UserError(f"{whose}token id {unknown} is {what}")
 
     def _settle(self, sampling: SamplingOptions, count: int) -> SamplingOptions:
         """Fills in what the user left open, after a prompt of ``count`` tokens. Raises UserError if it is too long."""

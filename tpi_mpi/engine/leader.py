@@ -80,7 +80,9 @@ class Leader:
         if schema is None:
             return None
         if self._grammars is None:
-            raise UserError("json_schema needs memory that this run has not set aside; start it with --grammar")
+            raise UserError(
+                "json_schema needs memory that was not set aside; start with --grammar, or in Python with grammar=True"
+            )
         return self._grammars.of(schema, request.eos_token_ids)
 
     def cancel(self, sequence: Sequence) -> None:

@@ -12,6 +12,8 @@ from tpi_mpi.tokenizer.files import TOKENIZER_JSON
 
 # Bytes that the grammar of a sequence takes, at most, in all that was tried.
 _BYTES = 512 * KIB
+# The space around parts of JSON: none, one, or a line's indentation. Where any is allowed, some models never end it.
+_SPACE = r"(\n[ \t]{0,40}| )?"
 
 
 class Grammars:
@@ -65,7 +67,7 @@ def check_schema(schema: str) -> None:
 
 def _compiled(schema: str) -> str:
     try:
-        return _library().LLMatcher.grammar_from_json_schema(schema)
+        return _library().LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _SPACE})
     except ValueError as error:
         _refuse(str(error))
 
