@@ -134,7 +134,7 @@ def test_no_draft_changes_anything(run, slabs, draft):
 
 FORM = {
     "type": "object",
-    "properties": {"names": {"type": "array", "items": {"enum": ["slab", "rank", "window"]}, "maxItems": 9}},
+    "properties": {"names": {"type": "array", "items": {"enum": ["slab", "window"]}, "minItems": 8, "maxItems": 9}},
     "required": ["names"],
     "additionalProperties": False,
 }
@@ -142,7 +142,7 @@ FORM = {
 
 def forms() -> list[Request]:
     """Prompts whose answers follow a schema; in some, what was generated is made less probable."""
-    schema = {"json_schema": FORM, "max_new_tokens": 60}
+    schema = {"json_schema": FORM, "max_new_tokens": 100}
     more = ({}, {}, {"frequency_penalty": 0.4}, {"presence_penalty": 0.6, "logit_bias": {4: 2}})
     return [
         Request(PROMPT[index:], SamplingOptions(seed=index, temperature=0.9 * (index % 2), min_p=0.01, **schema, **own))
@@ -162,7 +162,8 @@ def test_an_answer_by_a_schema_is_the_same_with_drafts(run, slabs, draft):
             assert engine.leader.throughput.to_json()["accepted"] > 0
             for tokens, _ in found:
                 names = json.loads(Tokenizer.load(directory).decode([id for id, *_ in tokens]))["names"]
-                assert set(names) <= {"slab", "rank", "window"}
+                assert set(names) <= {"slab", "window"}
+                assert len(names) in (8, 9)
 
 
 def test_a_run_without_grammars_refuses_a_schema(run, slabs):

@@ -305,7 +305,8 @@ def test_a_reader_who_leaves_ends_the_run_cleanly(demo_slabs):
 
 def test_every_sampling_option_may_be_given_in_a_prompts_file(demo_slabs, tmp_path):
     values = {"max_new_tokens": 2, "temperature": 0.5, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 1}
-    values |= {"prompt_logprobs": True, "top_logprobs": 3}
+    values |= {"prompt_logprobs": True, "top_logprobs": 3, "min_p": 0.1, "logit_bias": {"7": -1.5}}
+    values |= {"presence_penalty": 1, "frequency_penalty": -0.5, "json_schema": {"type": "object"}}
     assert {*values, "stop"} == set(SAMPLING_KEYS)
     write_prompts(tmp_path / "p.jsonl", {"prompt": "Hi", **values, "stop": ["x"]})
     finished = generate(demo_slabs(1), "--prompts", tmp_path / "p.jsonl", check=True)

@@ -114,7 +114,7 @@ def _add_engine(parser: Parser) -> None:
     many = parser.add_argument_group("many requests")
     longest = "positions of the longest sequence (default: 4096, or the model's context)"
     many.add_argument("--longest", metavar="N", type=int, help=longest)
-    grammar = "set memory aside for answers that follow JSON schemas: about 1.3 KiB a token; needs llguidance"
+    grammar = "set memory aside for answers that follow JSON schemas: 1.3 KiB a token; needs llguidance"
     many.add_argument("--grammar", action="store_true", help=grammar)
     _add_batching(many)
     _add_machine(parser.add_argument_group("machine"), files=False)
