@@ -88,11 +88,11 @@ def test_requests_are_continued_together_cancelled_and_scored(serve, demo):
     server = serve(2, "--longest", 200)
     assert server.ready["longest"] == 200
     assert server.ready["settings"]["world_size"] == 2
+    server.submit(10, max_new_tokens=300)
+    assert "this run has memory for 200" in server.next(messages.REFUSED)["sentence"]
     server.submit(7, max_new_tokens=len(expected["token_ids"]))
     server.submit(8, max_new_tokens=100)
     server.submit(9, max_new_tokens=0, prompt_logprobs=True, top_logprobs=2)
-    server.submit(10, max_new_tokens=300)
-    assert "this run has memory for 200" in server.next(messages.REFUSED)["sentence"]
     found = server.answers(7, 9)
     assert [own["token"]["id"] for own in found[7]] == expected["token_ids"]
     assert found[7][0]["cached_tokens"] == 0

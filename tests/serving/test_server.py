@@ -18,7 +18,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 def server(demo, tmp_path_factory):
     directory = tmp_path_factory.mktemp("server")
     run_module("weights_tools.split", demo, directory / "slabs", "--ranks", 2, "--dtype", "float32", check=True)
-    started = servers.Server(directory / "slabs", 2, directory, "--queue", 8)
+    started = servers.Server(directory / "slabs", 2, directory, "--queue", 8, "--grammar")
     yield started.wait_until_ready()
     assert started.stop() == 0, started.log.read_text()
 
@@ -124,6 +124,24 @@ def test_a_text_ends_before_a_stop_string(client):
     cut = chat(client, stop=["no such text", word]).choices[0]
     assert cut.message.content == whole[: whole.index(word)]
     assert cut.finish_reason == "stop"
+
+
+def test_an_answer_follows_a_schema(client):
+    schema = {"type": "object", "properties": {"slabs": {"type": "integer"}}, "required": ["slabs"]}
+    form = {"type": "json_schema", "json_schema": {"name": "slabs", "schema": schema, "strict": True}}
+    choice = chat(client, response_format=form).choices[0]
+    assert choice.finish_reason == "stop"
+    assert isinstance(json.loads(choice.message.content)["slabs"], int)
+
+
+def test_a_token_can_be_ruled_out(client, tokenizer):
+    plain = client.completions.create(model="handbook-3m", prompt="A slab", temperature=0, max_tokens=1)
+    (id,) = tokenizer.encode(plain.choices[0].text, add_special_tokens=False)
+    bias = {str(id): -100}
+    other = client.completions.create(
+        model="handbook-3m", prompt="A slab", temperature=0, max_tokens=1, logit_bias=bias
+    )
+    assert other.choices[0].text != plain.choices[0].text
 
 
 def test_what_several_prompts_begin_with_is_computed_once(client):
