@@ -142,9 +142,12 @@ def test_what_takes_longer_than_the_end_may_is_told_so(start):
         os.kill(rank, signal.SIGSTOP)
     asked = Asked(server, **SHORT)
     servers.until(lambda: sum(counts(server)) == 1)
-    assert server.stop() == 0
+    server.process.send_signal(signal.SIGTERM)
     status, answer = asked.result()
     assert (status, answer["error"]["message"]) == (503, "the server is stopping")
+    for rank in server.ranks():
+        os.kill(rank, signal.SIGCONT)
+    assert server.process.wait(timeout=servers.PATIENCE) == 0
 
 
 def test_a_second_signal_ends_a_server_at_once(start):
