@@ -239,5 +239,5 @@ def test_nothing_overflows_a_phone(page):
         page.wait_for_selector(f"{drawer}:visible")
         page.keyboard.press("Escape")
         page.wait_for_selector(drawer, state="hidden")
-    wide = "[document.documentElement, find('scroller')].map((each) => each.scrollWidth - each.clientWidth)"
+    wide = "[document.documentElement, byId('scroller')].map((each) => each.scrollWidth - each.clientWidth)"
     assert page.evaluate(wide) == [0, 0]
