@@ -7,6 +7,7 @@ import pytest
 import servers
 import torch
 import zoo
+from browsing import chromium, visit
 from conftest import run_module
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,6 +129,7 @@ def test_a_text_ends_before_a_stop_string(client):
 
 def test_an_answer_follows_a_schema(client):
     schema = {"type": "object", "properties": {"slab": {"type": "boolean"}}, "required": ["slab"]}
+    schema["additionalProperties"] = False
     form = {"type": "json_schema", "json_schema": {"name": "slabs", "schema": schema, "strict": True}}
     choice = chat(client, response_format=form).choices[0]
     assert choice.finish_reason == "stop"
@@ -245,3 +247,13 @@ def test_what_the_machines_do_is_told(server, client):
     ranks = [float(value) for name, value in values.items() if name.startswith("tpi_rank_resident_bytes{")]
     assert len(ranks) == 2
     assert min(ranks) > 0
+
+
+def test_the_page_asks_this_server(server):
+    with chromium() as browser, visit(browser, server.url) as page:
+        page.fill("#question", "What is a slab?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".counts")
+        assert "A slab is" in page.locator(".assistant .markdown.text").inner_text()
+        page.wait_for_selector("text=handbook-3m")
+        page.wait_for_selector("text=rank 1")
