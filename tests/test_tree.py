@@ -158,7 +158,8 @@ DOORS = {
     "matplotlib": {"tpi_mpi.measurement.figures"},
     "prompt_toolkit": {"tpi_mpi.dialogue.prompt"},
     "argparse": {
-        "tpi_mpi.cli.arguments",
+        "tpi_mpi.cli.parser",
+        "tpi_mpi.cli.groups",
         "weights_tools.common.partition_arguments",
         "weights_tools.common.format_arguments",
         "weights_tools.split",

@@ -12,7 +12,7 @@ import zoo
 from conftest import REPOSITORY, environment, mpirun, run_module
 from together import Together
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.sampling.sampler import Sampler
 from tpi_mpi.kernels.cpu import this_cpu
 from tpi_mpi.model.partition import Partition

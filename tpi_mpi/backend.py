@@ -8,8 +8,8 @@ The server listens on the socket. The engine ends when the server says so, or is
 import sys
 from collections.abc import Callable, Sequence
 
-from tpi_mpi.cli.arguments import backend_parser, parse_backend
 from tpi_mpi.cli.program import run_ranks_on_slabs
+from tpi_mpi.cli.serving import backend_parser, parse_backend
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

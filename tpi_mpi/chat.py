@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.dialogue.options import DEFAULT_URL, KEY_VARIABLE, ChatOptions
 from tpi_mpi.dialogue.settings import RANGES, Settings

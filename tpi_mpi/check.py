@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from tpi_mpi.cli.arguments import check_parser, parse_check
 from tpi_mpi.cli.program import run_ranks
 from tpi_mpi.comm.world import World
-from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.common.options.programs import CheckOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

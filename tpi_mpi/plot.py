@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import check_writable

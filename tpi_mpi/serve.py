@@ -9,8 +9,8 @@ listens on this machine alone, unless told otherwise. Cost: that of tpi_mpi.gene
 import sys
 from collections.abc import Sequence
 
-from tpi_mpi.cli.arguments import parse_serve
 from tpi_mpi.cli.program import run_alone
+from tpi_mpi.cli.serving import parse_serve
 from tpi_mpi.common.errors import UserError
 
 

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser, add_timeout
+from tpi_mpi.cli.groups import add_timeout
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_ranks
 from tpi_mpi.comm.world import World
-from tpi_mpi.common.options import ScatterOptions
+from tpi_mpi.common.options.programs import ScatterOptions
 
 
 def scatter_parser() -> Parser:

@@ -14,7 +14,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser, add_ignore_key
+from tpi_mpi.cli.groups import add_ignore_key
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.kernels.formats import FLOATS

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.formats import CODES, FLOATS, Format

@@ -17,7 +17,7 @@ from tpi_mpi.comm.allreduce.tuned import slowest
 from tpi_mpi.comm.links import Link, probe_links
 from tpi_mpi.comm.wire import wire
 from tpi_mpi.comm.world import World, start_mpi
-from tpi_mpi.common.options import WIRES
+from tpi_mpi.common.options.machine import WIRES
 from tpi_mpi.measurement.probes import allreduce_seconds
 
 

@@ -19,7 +19,8 @@ from statistics import median
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World, start_mpi
-from tpi_mpi.common.options import MachineOptions, SamplingOptions
+from tpi_mpi.common.options.machine import MachineOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.common.units import parse_size
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine

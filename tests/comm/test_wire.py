@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpi_mpi.comm.wire import wire
-from tpi_mpi.common.options import WIRES
+from tpi_mpi.common.options.machine import WIRES
 
 # Of the size of the number, and besides; for int8 of the largest of a group.
 RELATIVE = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11}

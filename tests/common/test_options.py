@@ -7,14 +7,9 @@ import pytest
 
 from tpi_mpi.cli.arguments import generate_parser, parse_generate
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import (
-    ALLREDUCES,
-    MACHINE_KEYS,
-    SAMPLING_KEYS,
-    GenerateOptions,
-    MachineOptions,
-    SamplingOptions,
-)
+from tpi_mpi.common.options.machine import ALLREDUCES, MACHINE_KEYS, MachineOptions
+from tpi_mpi.common.options.programs import GenerateOptions
+from tpi_mpi.common.options.sampling import SAMPLING_KEYS, SamplingOptions
 from weights_tools.scatter import parse_scatter
 
 

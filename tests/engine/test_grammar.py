@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.sampling.grammar import Grammar
 from tpi_mpi.engine.sampling.grammars import Grammars
 from tpi_mpi.engine.sampling.sampler import Sampler

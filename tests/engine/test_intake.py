@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tpi_mpi.common.errors import CheckpointError, UserError
-from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
+from tpi_mpi.common.options.sampling import DEFAULT_NEW_TOKENS, SamplingOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Token
 from tpi_mpi.model.config import ModelConfig

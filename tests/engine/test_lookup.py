@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.drafting.history import MOST_MATCH, History
 from tpi_mpi.engine.drafting.lookup import Lookup
 from tpi_mpi.engine.request import Request

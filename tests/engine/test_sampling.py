@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.sampling.adjustments import add_biases, penalise, penalise_counts
 from tpi_mpi.engine.sampling.draw import draw
 from tpi_mpi.engine.sampling.filters import keep_min_p, keep_top_k, keep_top_p

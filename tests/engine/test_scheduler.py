@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.demand import Demand, best
 from tpi_mpi.engine.request import Request
 from tpi_mpi.engine.schedule.pace import Pace

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.drafting import model_drafts, speculator
 from tpi_mpi.engine.drafting.credit import Credit
 from tpi_mpi.engine.drafting.lookup import Lookup

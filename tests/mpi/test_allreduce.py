@@ -6,7 +6,7 @@ import pytest
 from tpi_mpi.comm.allreduce.algorithms import ALGORITHMS
 from tpi_mpi.comm.allreduce.star import StarReduce
 from tpi_mpi.comm.wire import wire
-from tpi_mpi.common.options import ALLREDUCES, WIRES
+from tpi_mpi.common.options.machine import ALLREDUCES, WIRES
 
 WIDTH = 48
 ROWS = [1, 1, 5, 256, 1, 3, 2, 7, 8, 9, 10, 11, 1, 12, 5]

@@ -10,7 +10,8 @@ import zoo
 from leading import tokens_of
 
 from tpi_mpi.cli.program import open_slab
-from tpi_mpi.common.options import ALLREDUCES, MachineOptions, SamplingOptions
+from tpi_mpi.common.options.machine import ALLREDUCES, MachineOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request

@@ -9,7 +9,8 @@ from test_batches import NAMES, Cramped, answers, requests
 
 from tpi_mpi.cli.program import open_slab
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import MachineOptions, SamplingOptions
+from tpi_mpi.common.options.machine import MachineOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Request

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import GenerateOptions, SamplingOptions
+from tpi_mpi.common.options.programs import GenerateOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.report import Latencies
 from tpi_mpi.engine.request import Request, Score, Token
 from tpi_mpi.model.config import ModelConfig

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.offline.prompts import Mistake, PromptsFile
 
 DEFAULTS = SamplingOptions(max_new_tokens=5)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.completion import Completion
 from tpi_mpi.engine.request import Request, Score, Token
 from tpi_mpi.offline.prompts import Mistake, Prompt

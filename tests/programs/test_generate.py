@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import DEMO, REPOSITORY, environment, run_module
 
-from tpi_mpi.common.options import SAMPLING_KEYS
+from tpi_mpi.common.options.sampling import SAMPLING_KEYS
 
 QUESTION = "What is a slab?"
 

@@ -15,7 +15,7 @@ import zoo
 from conftest import REPOSITORY, environment, mpirun
 
 from tpi_mpi.common.errors import TpiError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.request import Request
 from tpi_mpi.serving import messages
 from tpi_mpi.serving.channel import Channel

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tpi_mpi.common.errors import DiskHung
-from tpi_mpi.common.options import MachineOptions
+from tpi_mpi.common.options.machine import MachineOptions
 from tpi_mpi.weights import prefetch
 from tpi_mpi.weights.slabs.directory import slab_path
 from tpi_mpi.weights.slabs.hdf5 import read_slab

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import ROOT, World, launched_rank, start_mpi
 from tpi_mpi.common.errors import TpiError, UserError, say

@@ -11,7 +11,7 @@ from tpi_mpi.comm.wire import Wire, wire
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import default_budget, peak_rss, sampled, taken
-from tpi_mpi.common.options import NO_DRAFT, MachineOptions
+from tpi_mpi.common.options.machine import NO_DRAFT, MachineOptions
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import format_size
 from tpi_mpi.engine.demand import Demand, most_drafted

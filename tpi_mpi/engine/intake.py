@@ -9,7 +9,7 @@ from secrets import randbits
 
 from tpi_mpi.common.errors import CheckpointError, UserError
 from tpi_mpi.common.json_object import JsonObject
-from tpi_mpi.common.options import DEFAULT_NEW_TOKENS, SamplingOptions
+from tpi_mpi.common.options.sampling import DEFAULT_NEW_TOKENS, SamplingOptions
 from tpi_mpi.engine.completion import Completion
 from tpi_mpi.engine.request import Request
 from tpi_mpi.engine.sampling.grammars import check_grammars, check_schema

@@ -7,7 +7,7 @@ from random import Random
 from statistics import median, quantiles
 
 from tpi_mpi.common.files import check_writable, replace_file
-from tpi_mpi.common.options import MachineOptions
+from tpi_mpi.common.options.machine import MachineOptions
 from tpi_mpi.common.trace import ACTIVITIES, Trace, trace_events
 from tpi_mpi.common.units import format_size
 from tpi_mpi.weights.experts.counts import ExpertUsage

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 
 
 @dataclass(frozen=True)

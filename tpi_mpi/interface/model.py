@@ -9,7 +9,8 @@ from tpi_mpi.cli.program import open_slab
 from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import world_of
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import MachineOptions, SamplingOptions
+from tpi_mpi.common.options.machine import MachineOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.common.units import parse_size
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
@@ -53,7 +54,7 @@ class Model:
         comm: a communicator of mpi4py, of which a duplicate is used.
         memory: peak resident memory of a rank, in bytes or as in ``"2GiB"``; None for its share of what is free.
         longest: positions of the longest sequence; None for the model's context, or 4096 if that is less.
-        machine: any other of :class:`tpi_mpi.common.options.MachineOptions`.
+        machine: any other of :class:`tpi_mpi.common.options.machine.MachineOptions`.
 
         Raises UserError on the rank whose mistake it is, or Stopped on every rank if they find it together. An
         exception inside the with-block ends all ranks of several, since the others would wait for this one.
@@ -83,7 +84,7 @@ class Model:
         requests: texts, sequences of token ids, or mappings with ``prompt`` or ``prompt_token_ids`` and options of
             their own; read as there is use for them. Only rank 0's count.
         chat: whether texts are put into the checkpoint's chat template, with the ``system`` prompt.
-        sampling: any of :class:`tpi_mpi.common.options.SamplingOptions`, for requests that do not say.
+        sampling: any of :class:`tpi_mpi.common.options.sampling.SamplingOptions`, for requests that do not say.
 
         Raises UserError for a request that cannot be done, and on rank 0 while another generation is under way or once
         the model is closed. A caller that stops early should close the generator.

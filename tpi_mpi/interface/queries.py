@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SAMPLING_KEYS, SamplingOptions
+from tpi_mpi.common.options.sampling import SAMPLING_KEYS, SamplingOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
 from tpi_mpi.tokenizer.conversation import asked

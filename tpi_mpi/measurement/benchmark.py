@@ -14,7 +14,8 @@ from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import peak_rss
-from tpi_mpi.common.options import BenchOptions, SamplingOptions
+from tpi_mpi.common.options.programs import BenchOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.common.trace import ACTIVITIES
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine

@@ -6,7 +6,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tpi_mpi.common.json_object import JsonObject
-from tpi_mpi.common.options import GenerateOptions, SamplingOptions
+from tpi_mpi.common.options.programs import GenerateOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.generation import Answer, Generation
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.leader import Leader

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.json_object import shorten
-from tpi_mpi.common.options import SAMPLING_KEYS, SamplingOptions
+from tpi_mpi.common.options.sampling import SAMPLING_KEYS, SamplingOptions
 from tpi_mpi.offline.hashes import HashSet, hash_of
 
 _KEYS = ("id", "prompt", "prompt_token_ids", *SAMPLING_KEYS)

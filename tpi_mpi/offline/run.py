@@ -9,7 +9,7 @@ from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.allreduce.tuned import describe
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import say
-from tpi_mpi.common.options import GenerateOptions
+from tpi_mpi.common.options.programs import GenerateOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.report import Latencies, check_outputs, rank_trace, run_report, summary, write_outputs

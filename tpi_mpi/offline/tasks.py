@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tpi_mpi.common.errors import CheckpointError, UserError
-from tpi_mpi.common.options import GenerateOptions
+from tpi_mpi.common.options.programs import GenerateOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
 from tpi_mpi.offline.prompts import Mistake, Prompt

@@ -10,7 +10,7 @@ from tpi_mpi.comm.wire import wire
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import available, default_budget, taken
-from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.common.options.programs import CheckOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.sweep.chunking import Chunking
 from tpi_mpi.engine.sweep.warmup import compiled_once, warm_up

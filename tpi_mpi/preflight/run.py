@@ -8,7 +8,7 @@ from dataclasses import asdict
 from tpi_mpi.comm.links import Link, probe_links
 from tpi_mpi.comm.world import Stopped, World
 from tpi_mpi.common.errors import UserError, say
-from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.common.options.programs import CheckOptions
 from tpi_mpi.engine.report import write_outputs
 from tpi_mpi.measurement.matrices import Matrices
 from tpi_mpi.measurement.performance_model import Machine, Work, predict, shards

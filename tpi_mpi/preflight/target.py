@@ -7,7 +7,7 @@ from pathlib import Path
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import check_writable
-from tpi_mpi.common.options import CheckOptions
+from tpi_mpi.common.options.programs import CheckOptions
 from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.model.config import ModelConfig
 from tpi_mpi.model.partition import Partition

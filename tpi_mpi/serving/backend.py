@@ -11,7 +11,7 @@ from tpi_mpi.comm.affinity import Cores
 from tpi_mpi.comm.world import World
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import resident
-from tpi_mpi.common.options import BackendOptions
+from tpi_mpi.common.options.programs import BackendOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.engine import Engine
 from tpi_mpi.engine.request import Token

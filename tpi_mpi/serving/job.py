@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.common.options import ServeOptions
+from tpi_mpi.common.options.programs import ServeOptions
 from tpi_mpi.serving.channel import MOST_BYTES, decoded, encoded
 
 # Seconds that an engine has to end by itself, and then after it was told to by a signal.

@@ -8,7 +8,7 @@ server ── submit {id, token_ids, sampling, eos_token_ids}, cancel {id}, stop
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.request import Request, Score, Token
 
 SUBMIT, CANCEL, STOP = "submit", "cancel", "stop"

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from tpi_mpi.cli.arguments import parse_backend
+from tpi_mpi.cli.serving import parse_backend
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import replace_file
-from tpi_mpi.common.options import ServeOptions
+from tpi_mpi.common.options.programs import ServeOptions
 from tpi_mpi.engine.demand import Demand
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.serving.accounts import Accounts

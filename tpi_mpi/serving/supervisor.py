@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tpi_mpi.common.errors import TpiError, UserError, say
-from tpi_mpi.common.options import ServeOptions
+from tpi_mpi.common.options.programs import ServeOptions
 from tpi_mpi.serving import messages
 from tpi_mpi.serving.accounts import Accounts
 from tpi_mpi.serving.desk import Desk

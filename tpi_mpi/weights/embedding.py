@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 
 from tpi_mpi.common.errors import TpiError
-from tpi_mpi.common.options import DEFAULT_TIMEOUT
+from tpi_mpi.common.options.machine import DEFAULT_TIMEOUT
 from tpi_mpi.kernels.formats import FLOATS
 from tpi_mpi.kernels.numbers import widen
 from tpi_mpi.model.blocks import EMBEDDING

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.memory import default_budget
-from tpi_mpi.common.options import MachineOptions
+from tpi_mpi.common.options.machine import MachineOptions
 from tpi_mpi.common.units import MIB
 from tpi_mpi.weights.budget import plan
 from tpi_mpi.weights.experts.sizes import ExpertSizes

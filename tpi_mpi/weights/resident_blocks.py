@@ -2,7 +2,7 @@
 
 import threading
 
-from tpi_mpi.common.options import DEFAULT_TIMEOUT
+from tpi_mpi.common.options.machine import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.common.units import MIB
 from tpi_mpi.kernels.operand import Tensors

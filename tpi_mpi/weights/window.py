@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 
 from tpi_mpi.common.errors import DiskHung
-from tpi_mpi.common.options import DEFAULT_TIMEOUT
+from tpi_mpi.common.options.machine import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.kernels.operand import Tensors
 from tpi_mpi.weights.budget import Plan

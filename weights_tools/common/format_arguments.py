@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.kernels.formats import FLOATS, GROUPS, Format
 from tpi_mpi.weights.slabs.stored_formats import KEEP, StoredFormats

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentTypeError
 
-from tpi_mpi.cli.arguments import Parser
+from tpi_mpi.cli.parser import Parser
 from tpi_mpi.common.errors import UserError
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tpi_mpi.comm.polling import take_turns
 from tpi_mpi.comm.world import ROOT, World
 from tpi_mpi.common.errors import TpiError, say
-from tpi_mpi.common.options import ScatterOptions
+from tpi_mpi.common.options.programs import ScatterOptions
 from tpi_mpi.common.threads import threads
 from tpi_mpi.common.units import GIB, format_size
 from tpi_mpi.weights.disk_threads import DiskThreads, Question

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 
-from tpi_mpi.common.options import LOOKUP
+from tpi_mpi.common.options.machine import LOOKUP
 from tpi_mpi.engine.drafting.chances import Chances
 from tpi_mpi.engine.drafting.draft import Draft
 from tpi_mpi.engine.drafting.history import MOST_MATCH, History

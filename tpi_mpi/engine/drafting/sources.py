@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tpi_mpi.comm.world import ROOT, World
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SELF
+from tpi_mpi.common.options.machine import SELF
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 from tpi_mpi.weights.slabs.directory import DRAFT, Manifest, check_draft, has_draft, own_slab
 from tpi_mpi.weights.slabs.slab import Slab

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.sampling.adjustments import add_biases, penalise, penalise_counts
 from tpi_mpi.engine.sampling.draw import draw, uniforms
 from tpi_mpi.engine.sampling.filters import keep_min_p, keep_top_k, keep_top_p

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
 from tpi_mpi.serving.dialects.dialect import dialect_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.serving.dialects.parts import Arguments, Content, Part, Reasoning, ToolCall
 from tpi_mpi.serving.dialects.reader import Reader
 from tpi_mpi.serving.protocol.choice import Choice, Delta

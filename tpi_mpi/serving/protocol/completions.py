@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.serving.protocol.choice import Choice, Delta
 from tpi_mpi.serving.protocol.fields import Fields
 from tpi_mpi.serving.protocol.logprobs import Spell, of_completion

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.common.options import SamplingOptions
+from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.serving.refusal import Refusal
 
 # Parameters that change no text, and values with which others change none.

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from tpi_mpi.common.options import DEFAULT_TIMEOUT
+from tpi_mpi.common.options.machine import DEFAULT_TIMEOUT
 from tpi_mpi.common.trace import Trace
 from tpi_mpi.kernels.experts.record import Present
 from tpi_mpi.model.blocks import expert_name
