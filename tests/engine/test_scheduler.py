@@ -1,6 +1,7 @@
 """Laws of the schedule: first come first served, never more than there is room for, and nobody starves."""
 
 import random
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.demand import Demand, best
+from tpi_mpi.engine.planning import agree_on_room
 from tpi_mpi.engine.request import Request
 from tpi_mpi.engine.schedule.pace import Pace
 from tpi_mpi.engine.schedule.scheduler import Scheduler
 from tpi_mpi.engine.schedule.sequence import Sequence
 from tpi_mpi.kernels.kv_cache import PAGE, pages_for
 from tpi_mpi.model.room import Room
+from tpi_mpi.weights.budget import Plan
 
 ROPE = SimpleNamespace(kind=lambda length: 0)
 
@@ -187,6 +190,17 @@ def test_the_room_is_for_average_sequences_and_for_the_longest():
     demand = Demand(longest=200, requests=50, positions=50 * 48)
     assert demand.room(8, 64).pages == 8 * 2
     assert demand.room(1, 64).pages == pages_for(200)
+    assert [room.pages for room in demand.rooms(8, 64)] == [8 * 2]
     assert demand.choices(None) == [1, 2, 4, 8, 16, 32, 50]
     assert demand.choices(7) == [7]
     assert Demand.of_one(100).choices(None) == [1]
+
+
+def test_where_nobody_knows_how_long_sequences_are_there_may_be_more_room():
+    rooms = Demand.of_many(320, 4096, 8).rooms(8, 64)
+    assert [room.pages for room in rooms] == [24, 38, 52, 66, 80]
+    slab = SimpleNamespace(resident={"a": 1 << 30, "b": 1 << 30}, experts={})
+    plans = {room.pages: Plan(frozenset("ab" if room.pages < 60 else "a"), 0) for room in rooms}
+    alone = SimpleNamespace(gather=lambda value: [value], broadcast=lambda value: value, agreed=nullcontext)
+    chosen, plan = agree_on_room(alone, rooms, slab, lambda room: plans[room.pages])
+    assert (chosen.pages, plan.pinned) == (52, {"a", "b"})

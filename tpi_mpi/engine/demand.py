@@ -1,7 +1,7 @@
 """What a run will be asked for, as far as it is known beforehand; and how many sequences at once serve it best."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.units import MIB
@@ -22,6 +22,8 @@ _ENOUGH = 0.9
 # Where requests are yet to come: positions of a sequence that there is room for, and the part of them that one takes on
 # average; sequences at once; alternatives of scored tokens.
 _LONGEST, _AVERAGE, _AT_ONCE, _TOP = 4096, 1 / 4, 16, 5
+# Sizes to choose from, between the least room and one where every sequence may be one of the longest.
+_PARTS = 4
 # Drafted tokens of a sweep, at most, and bytes of the logits of all of them.
 _MOST_DRAFTED, _MOST_LOGITS = 64, 16 * MIB
 
@@ -36,12 +38,14 @@ class Demand:
     """longest: positions of the longest sequence. requests: how many there will be. positions: of all together.
 
     top: None if no prompt is scored; else the most alternatives that any request wants at each position.
+    guessed: whether the positions of all together are, so that there may be more.
     """
 
     longest: int
     requests: int
     positions: int
     top: int | None = None
+    guessed: bool = False
 
     @classmethod
     def of_one(cls, longest: int) -> "Demand":
@@ -58,7 +62,7 @@ class Demand:
         if longest is not None and longest < 1:
             raise UserError(f"longest is {longest}; at least 1 position is needed")
         longest, requests = min(longest or _LONGEST, context), batch or _AT_ONCE
-        return cls(longest, requests, max(longest, int(requests * longest * _AVERAGE)), top=_TOP)
+        return cls(longest, requests, max(longest, int(requests * longest * _AVERAGE)), _TOP, guessed=True)
 
     def room(self, sequences: int, hidden_size: int, drafted: int = 0) -> Room:
         """What is needed for so many sequences at once, of average length or one of the longest.
@@ -70,6 +74,13 @@ class Demand:
         rows = max(most_rows(hidden_size), min(_MOST_ROWS, _MOST_BYTES // (4 * hidden_size)))
         rows = max(sequences, min(rows, sequences * self.longest))
         return Room(sequences, self.longest, pages, rows, self.top, min(drafted, rows - sequences))
+
+    def rooms(self, sequences: int, hidden_size: int, drafted: int = 0) -> list[Room]:
+        """The room that is needed for so many sequences at once, and larger ones that might be of use as well."""
+        least = self.room(sequences, hidden_size, drafted)
+        most = sequences * pages_for(self.longest) if self.guessed else least.pages
+        sizes = {least.pages + (most - least.pages) * part // _PARTS for part in range(_PARTS + 1)}
+        return [replace(least, pages=pages) for pages in sorted(sizes)]
 
     def choices(self, most: int | None) -> list[int]:
         """Numbers of sequences to choose from. most: how many are allowed, or None for what is best."""

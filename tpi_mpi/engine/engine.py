@@ -76,8 +76,9 @@ class Engine:
         self._demand = demand
         drafted = 0 if options.draft == NO_DRAFT else most_drafted(slab.config.vocab_size)
         width = slab.config.hidden_size
-        self._rooms = {count: demand.room(count, width, drafted) for count in demand.choices(options.batch)}
-        self._most_rows = max(room.rows for room in self._rooms.values())
+        choices = demand.choices(options.batch)
+        self._rooms = [room for count in choices for room in demand.rooms(count, width, drafted)]
+        self._most_rows = max(room.rows for room in self._rooms)
         overlap = options.overlap and world.overlaps
         self.chunking = Chunking.of(slab.config.hidden_size, self._most_rows, overlap)
         self._options = options

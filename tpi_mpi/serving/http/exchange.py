@@ -15,7 +15,7 @@ from tpi_mpi.serving.protocol.choice import Choice, Delta
 from tpi_mpi.serving.protocol.order import Order
 from tpi_mpi.serving.refusal import Refusal
 
-# Seconds without an event after which a stream says that it is still there; and that a client may take to read.
+# Seconds between two assurances that a stream is still there; and that a client may take to read.
 _PING, _PATIENCE = 10.0, 120.0
 _PINGED = b": waiting\n\n"
 _STREAM_HEADERS = (
@@ -23,6 +23,9 @@ _STREAM_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # so that a proxy passes on each event as it comes
 )
+
+Heard = tuple[int, Mapping | Refusal]
+"""What the engine says of a choice, by its index; or why nothing comes of it."""
 
 
 class Exchange:
@@ -33,7 +36,7 @@ class Exchange:
 
     def __init__(self, desk: Desk, order: Order, ended: Callable[["Exchange"], None]):
         self._desk, self.order, self._ended = desk, order, ended
-        self._heard: asyncio.Queue[tuple[int, Mapping | Refusal]] = asyncio.Queue()
+        self._heard: asyncio.Queue[Heard | None] = asyncio.Queue()  # None when it is time to say that one is there
         self._running = {choice.index: choice for choice in order.choices}
         self._started = False
         self.began = time.monotonic()
@@ -47,17 +50,22 @@ class Exchange:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.ensure_future(self._answer(scope, receive, send))
-        gone = asyncio.ensure_future(_gone(receive))
+        gone, ticking = asyncio.ensure_future(_gone(receive)), asyncio.ensure_future(self._tick())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (work, gone):
+            for task in (work, gone, ticking):
                 task.cancel()
             for ticket in self._tickets:
                 self._desk.give_up(ticket)
             self._ended(self)
         if work.done() and not work.cancelled():
             work.result()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_PING)
+            self._heard.put_nowait(None)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -79,19 +87,15 @@ class Exchange:
 
     async def _stream(self, send: Send) -> None:
         while self._running:
-            try:
-                pairs = self._taken(await asyncio.wait_for(self._next(), _PING))
-            except asyncio.TimeoutError:
-                await self._begin(send, _PINGED)
-                continue
-            events = [event for pair in pairs for event in self.order.chunks(*pair)]
-            await self._begin(send, b"".join(map(_event, events)))
+            heard = await self._next()
+            events = [event for pair in self._taken(heard) for event in self.order.chunks(*pair)]
+            await self._begin(send, b"".join(map(_event, events)) or (_PINGED if None in heard else b""))
         closing = b"".join(map(_event, self.order.closing()))
         await self._send(send, closing + b"data: [DONE]\n\n", more=False)
 
     async def _begin(self, send: Send, body: bytes) -> None:
         """Sends a part of the stream: before the first one, the status and the opening."""
-        if not self._started:
+        if body and not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             body = b"".join(map(_event, self.order.opening())) + body
@@ -102,21 +106,21 @@ class Exchange:
         with _patient(_PATIENCE):
             await send({"type": "http.response.body", "body": body, "more_body": more})
 
-    async def _next(self) -> list[tuple[int, Mapping | Refusal]]:
+    async def _next(self) -> list[Heard | None]:
         """All that has been heard; waits until there is anything."""
         heard = [await self._heard.get()]
         while not self._heard.empty():
             heard.append(self._heard.get_nowait())
         return heard
 
-    def _taken(self, heard: Sequence[tuple[int, Mapping | Refusal]]) -> list[tuple[Choice, Delta]]:
+    def _taken(self, heard: Sequence[Heard | None]) -> list[tuple[Choice, Delta]]:
         """What has come of each choice. Raises Refusal if the engine has refused one, or was lost."""
         said: dict[int, list[Mapping]] = defaultdict(list)
-        for index, own in heard:
+        for index, own in filter(None, heard):
             if isinstance(own, Refusal):
                 raise own
             said[index].append(own)
-        if self.first is None:
+        if said and self.first is None:
             self.first = time.monotonic()
         return [self._take(self._running[index], own) for index, own in said.items() if index in self._running]
 
