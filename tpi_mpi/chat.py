@@ -18,6 +18,10 @@ from tpi_mpi.dialogue.options import DEFAULT_URL, KEY_VARIABLE, ChatOptions
 from tpi_mpi.dialogue.settings import RANGES, Settings
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(chat, arguments)
+
+
 def chat_parser() -> Parser:
     parser = Parser(
         prog="python -m tpi_mpi.chat",
@@ -50,4 +54,4 @@ def chat(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(chat))
+    sys.exit(main())

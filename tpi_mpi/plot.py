@@ -18,6 +18,10 @@ from tpi_mpi.common.files import check_writable
 from tpi_mpi.common.json_object import JsonObject
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(plot, arguments)
+
+
 def plot_parser() -> Parser:
     parser = Parser(prog="python -m tpi_mpi.plot", description="Draws a trace or a report.")
     parser.add_argument("source", metavar="TRACE|REPORT", type=Path, help="written by --trace or --report")
@@ -38,4 +42,4 @@ def plot(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(plot))
+    sys.exit(main())

@@ -15,7 +15,7 @@ from tpi_mpi.common.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_alone(lambda: _serve(arguments))
+    return run_alone(_serve, arguments)
 
 
 def _serve(arguments: Sequence[str] | None) -> None:

@@ -14,6 +14,10 @@ from tpi_mpi.cli.parser import Parser
 from tpi_mpi.cli.program import run_alone
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(inspect, arguments)
+
+
 def inspect_parser() -> Parser:
     parser = Parser(prog="python -m weights_tools.inspect", description="Shows what is in a directory of slabs.")
     parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
@@ -32,4 +36,4 @@ def inspect(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(inspect))
+    sys.exit(main())

@@ -25,6 +25,10 @@ from weights_tools.common.format_arguments import QUANTIZED, add_format_argument
 from weights_tools.common.partition_arguments import add_partition_arguments, check_ranks
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(split, arguments)
+
+
 def split_parser() -> Parser:
     parser = Parser(prog="python -m weights_tools.split", description="Cuts a checkpoint into one slab per rank.")
     add = parser.add_argument
@@ -109,4 +113,4 @@ def _chosen_ratios(config, formats, options: Namespace) -> tuple[float, ...] | N
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(split))
+    sys.exit(main())

@@ -26,6 +26,10 @@ from weights_tools.synthesis.habits import DEFAULT_PERSISTENCE, DEFAULT_SKEW, MO
 from weights_tools.synthesis.shapes import SHAPES
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(synth, arguments)
+
+
 def synth_parser() -> Parser:
     parser = Parser(prog="python -m weights_tools.synth", description="Makes a random checkpoint, or its slabs.")
     add = parser.add_argument
@@ -118,4 +122,4 @@ def _config_keys(options: Namespace) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(synth))
+    sys.exit(main())

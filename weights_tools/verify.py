@@ -16,6 +16,10 @@ from tpi_mpi.cli.program import run_alone
 from tpi_mpi.common.errors import say
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_alone(verify, arguments)
+
+
 def verify_parser() -> Parser:
     parser = Parser(prog="python -m weights_tools.verify", description="Checks that slabs are as they were written.")
     parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
@@ -61,4 +65,4 @@ def _deviations(directory: Path, source: Path, slabs: Sequence, draft: Sequence)
 
 
 if __name__ == "__main__":
-    sys.exit(run_alone(verify))
+    sys.exit(main())

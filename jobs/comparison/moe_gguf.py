@@ -106,8 +106,8 @@ def check(config: ModelConfig) -> None:
         raise SystemExit("llama.cpp wants experts in every layer, and norm_topk_prob")
 
 
-def main() -> None:
-    options = synth_parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = synth_parser().parse_args(arguments)
     _, source = random_source(options)
     check(source.config)
     convert(source, options.out)

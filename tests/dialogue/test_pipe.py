@@ -91,10 +91,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)
 def test_a_mistake_on_the_command_line_is_one_sentence(arguments, words, monkeypatch, capsys):
-    from tpi_mpi.chat import chat
-    from tpi_mpi.cli.program import run_alone
+    from tpi_mpi.chat import main
 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr("signal.signal", lambda *handler: None)
-    assert run_alone(lambda: chat(arguments)) == 2
+    assert main(arguments) == 2
     assert words in capsys.readouterr().err

@@ -17,10 +17,13 @@ from tpi_mpi.common.errors import TpiError, UserError, say
 _ROOT_FIRST = 5.0
 
 
-def run_alone(program: Callable[[], None]) -> int:
-    """Runs a program without MPI; returns its exit status. What goes wrong is said on standard error."""
+def run_alone(program: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+    """Runs a program without MPI; returns its exit status. What goes wrong is said on standard error.
+
+    arguments: the program's command line; None for that of this process.
+    """
     try:
-        program()
+        program(arguments)
     except TpiError as error:
         say(str(error))
         return error.status
