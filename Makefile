@@ -1,5 +1,6 @@
 # make demo   installs everything into .venv, splits the demo model for four ranks and asks it a question
 #             MODEL=moe: the one with experts. QUESTION=...: another question
+# make chat   does the same, but starts a chat on this terminal instead; /help lists what can be typed
 # make test   installs everything into .venv and runs the whole test suite
 # make lint   checks the style of the code
 # make clean  removes what the others made
@@ -10,10 +11,13 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --constraint
 MODEL ?= 3m
 QUESTION ?= What is the sliding window?
 
-.PHONY: demo test lint clean
+.PHONY: demo chat test lint clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MODEL="$(MODEL)" jobs/demo/run.sh "$(QUESTION)"
+
+chat: $(VENV)/installed
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MODEL="$(MODEL)" jobs/demo/chat.sh
 
 test: $(VENV)/installed-for-tests
 	$(VENV)/bin/python -m pytest
@@ -24,7 +28,7 @@ lint: $(VENV)/installed-for-tests
 
 $(VENV)/installed: setup.cfg .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[mpi]'
+	$(PIP) --editable '.[mpi,serve,chat]'
 	touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
