@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sourced by the others here: makes SLABS, the demo model's slabs for RANKS ranks of this machine, unless they are there.
+# Sourced by the others here: makes SLABS, the demo model's slabs for RANKS ranks of this machine, if there are none.
 #
 #     . jobs/demo/slabs.sh
 #

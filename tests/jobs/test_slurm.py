@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import machines
+import openai
 import pytest
 from conftest import REPOSITORY, mpirun, run_module
 from slurm import Slurm, SlurmJob, await_that, why_not
 
-SPLIT, GENERATE = (str(REPOSITORY / "jobs" / name) for name in ("split.slurm", "generate.slurm"))
+SPLIT, GENERATE, SERVE = (str(REPOSITORY / "jobs" / f"{name}.slurm") for name in ("split", "generate", "serve"))
 # One after another, so that a job takes some seconds.
 ANSWER_TOKENS = ("--max-new-tokens", "60", "--batch", "1")
 WORDS = "slab window block rank sweep allreduce prefill report budget checkpoint partition token cache stall".split()
@@ -37,7 +39,7 @@ def slabs(slurm, demo, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def variables(slurm, slabs, tmp_path) -> dict[str, str]:
-    """The environment that generate.slurm is submitted with, for files in a directory of the test's own."""
+    """The environment that recipes are submitted with, for files in a directory of the test's own."""
     prompts = tmp_path / "the prompts.jsonl"
     prompts.write_text("".join(json.dumps({"id": word, "prompt": f"What is a {word}?"}) + "\n" for word in QUESTIONS))
     return {
@@ -47,13 +49,14 @@ def variables(slurm, slabs, tmp_path) -> dict[str, str]:
         "PROMPTS": str(prompts),
         "ANSWERS": str(tmp_path / "the answers.jsonl"),
         "REPORT": str(tmp_path / "the report.json"),
+        "KEYS": str(tmp_path / "the keys"),
         "SCRATCH": str(slurm.scratch),
         "OMPI_MCA_btl_tcp_if_include": machines.NETWORK,
     }
 
 
 def submit(slurm: Slurm, variables: dict[str, str], *arguments: str, nodes: int) -> SlurmJob:
-    """Submits generate.slurm with two ranks, on ``nodes`` nodes."""
+    """Submits a recipe with two ranks, on ``nodes`` nodes."""
     size = [f"--nodes={nodes}", f"--ntasks-per-node={2 // nodes}", "--cpus-per-task=1", f"--mem={1800 // nodes}M"]
     return slurm.submit(*size, *arguments, **variables)
 
@@ -120,8 +123,33 @@ def test_a_job_that_gets_nothing_done_is_not_put_back(slurm, variables, tmp_path
     assert job.shown("Restarts") == "0"
 
 
-def test_a_mistake_is_the_job_s_exit_status(slurm, variables, tmp_path):
-    job = submit(slurm, {**variables, "SLABS": str(tmp_path / "none"), "SCRATCH": ""}, GENERATE, nodes=1)
+@pytest.mark.parametrize("recipe", [GENERATE, SERVE], ids=["generate", "serve"])
+def test_a_mistake_is_the_job_s_exit_status(slurm, variables, tmp_path, recipe):
+    job = submit(slurm, {**variables, "SLABS": str(tmp_path / "none"), "SCRATCH": ""}, recipe, nodes=1)
     assert job.ended() == "FAILED", job
     assert "none does not exist" in str(job)
     assert job.shown("ExitCode") == "2:0"
+
+
+def test_a_server_lets_its_key_in_and_finishes_what_is_under_way(slurm, variables):
+    """Its address is used as ssh would use it on the node."""
+    job = submit(slurm, {**variables, "KEEP": ""}, SERVE, nodes=len(slurm.nodes))
+    await_that(lambda: "The API key is in" in str(job), 60, job)
+    address = re.search(rf"ssh -N -L 8000:(127\.0\.0\.1:\d+) {slurm.nodes[0]}\n", str(job))[1]
+    keys = Path(variables["KEYS"])
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert keys.read_text() not in str(job)
+
+    with openai.OpenAI(base_url=f"http://{address}/v1", api_key="another", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        client.api_key = keys.read_text()
+        (model,) = client.models.list()
+        longest = {"max_tokens": 400, "temperature": 2, "seed": 1}
+        events = client.completions.create(model=model.id, prompt="A slab", stream=True, **longest)
+        next(events)
+        slurm.call("scancel", "--batch", "--signal=TERM", job.number)
+        *_, last = events
+        assert last.choices[0].finish_reason
+    assert job.ended() == "COMPLETED", job
+    assert not copies(slurm)
