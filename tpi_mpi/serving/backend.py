@@ -47,7 +47,8 @@ def answer(world: World, slab: Slab, cores: Cores, options: BackendOptions, bega
 def account(engine: Engine) -> list[dict] | None:
     """What every rank has used so far, and uses, on rank 0. Collective."""
     usage = engine.usage()
-    beside = {"resident_bytes": resident(), "streamed_bytes": usage.streamed_bytes}
+    streamed = len(engine.slab.resident) - usage.pinned_blocks
+    beside = {"resident_bytes": resident(), "streamed_bytes": usage.streamed_bytes, "streamed_blocks": streamed}
     return engine.world.gather(usage.to_json() | beside)
 
 
