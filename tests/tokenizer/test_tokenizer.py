@@ -92,6 +92,13 @@ def test_a_first_token_is_added_where_the_settings_say_so(demo, tmp_path):
     assert refused.encode("Hi") == plain
 
 
+def test_a_first_token_that_a_text_has_itself_stays(demo, tmp_path):
+    written = Tokenizer.load(demo).encode("<|user|>Hi")
+    for name, wanted in (("yes", True), ("no", False)):
+        tokenizer = with_settings(demo, tmp_path / name, bos_token="<|user|>", add_bos_token=wanted)
+        assert tokenizer.encode("<|user|>Hi") == written
+
+
 @pytest.fixture(scope="module")
 def sentencepiece_directory(tmp_path_factory):
     """A checkpoint directory of the kind from before tokenizer.json."""

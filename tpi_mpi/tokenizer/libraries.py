@@ -34,14 +34,16 @@ class JsonTokens:
         self._library.no_padding()
         self._first = self._library.token_to_id(special_token(settings, "bos_token") or "")
         self._wanted = settings.get("add_bos_token")
+        self._added = self._library.encode("").ids[:1] == [self._first]
         self.byte_level = all(self._library.token_to_id(token) is not None for token in BYTE_LEVEL)
 
     def encode(self, text: str, whole: bool) -> list[int]:
         ids = self._library.encode(text, add_special_tokens=whole).ids
         if not whole or self._first is None or self._wanted is None:
             return ids
-        rest = ids[1:] if ids[:1] == [self._first] else ids
-        return [self._first, *rest] if self._wanted else rest
+        if self._wanted:
+            return ids if ids[:1] == [self._first] else [self._first, *ids]
+        return ids[1:] if self._added else ids  # a text may itself begin with that token
 
     def decode(self, ids: Sequence[int], marks: bool) -> str:
         return self._library.decode(list(ids), skip_special_tokens=not marks)
