@@ -76,6 +76,24 @@ def test_an_echoed_prompt_has_the_scores_of_transformers(client, model, tokenize
     assert [one.logprobs.token_logprobs for one in scored.choices] == [found[: len(ids)]] * 2
 
 
+def test_the_last_score_is_of_the_new_token_even_if_that_ends_the_text(client, tokenizer):
+    """Programs that score prompts take all but the last, and compare a token's score with the best as it is."""
+    ids = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)["input_ids"]
+    ids += tokenizer(chat(client).choices[0].message.content)["input_ids"]
+    options = {"model": "handbook-3m", "temperature": 0, "echo": True, "logprobs": 1, "max_tokens": 1}
+    choice = client.completions.create(prompt=[ids], **options).choices[0]
+    assert choice.finish_reason == "stop"
+    assert len(choice.logprobs.token_logprobs) == len(ids) + 1
+    greedy = [own == max(top.values()) for own, top in by_score(choice)]
+    assert all(greedy[-20:])
+    assert not all(greedy)
+
+
+def by_score(choice):
+    scores = zip(choice.logprobs.token_logprobs, choice.logprobs.top_logprobs, strict=True)
+    return list(scores)[1:]
+
+
 def by_offset(choice):
     return zip(choice.logprobs.text_offset, choice.logprobs.tokens, strict=True)
 
