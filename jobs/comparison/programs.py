@@ -22,11 +22,15 @@ TOTALS = ("new_tokens", "generate_s", "decode_tokens", "decode_s")
 
 
 class Models:
-    """A checkpoint in the files that each program wants, in a directory; those that are missing there are made."""
+    """A checkpoint in the files that each program wants, in a directory; those that are missing there are made.
 
-    def __init__(self, checkpoint: Path, work: Path):
+    tokenizer: whether llama.cpp is to have one.
+    """
+
+    def __init__(self, checkpoint: Path, work: Path, tokenizer: bool = False):
         work.mkdir(parents=True, exist_ok=True)
         self.checkpoint, self.work = checkpoint, work
+        self._tokenizer = ["--tokenizer"] if tokenizer else []
 
     @cached_property
     def python(self) -> Path:
@@ -42,7 +46,7 @@ class Models:
 
     def gguf(self, format: str) -> Path:
         if format == "bfloat16":
-            return self._made(format, lambda target: ["to_gguf.py", self.checkpoint, target])
+            return self._made(format, lambda target: ["to_gguf.py", self.checkpoint, target, *self._tokenizer])
         return self._made(format, lambda target: ["quantize.py", self.gguf("bfloat16"), target, FORMATS[format]])
 
     def _made(self, format: str, command: Callable[[Path], list]) -> Path:
@@ -55,13 +59,13 @@ class Models:
         return target
 
 
-def environment(directory: Path) -> Path:
-    """The Python of an environment of their own for the other programs."""
+def environment(directory: Path, packages: Sequence[Sequence[str]] = (TORCH, OTHERS)) -> Path:
+    """The Python of an environment of their own for other programs. packages: what pip is told, each time it runs."""
     python, done = directory / "bin/python", directory / "complete"
     if not done.exists():
         venv.create(directory, with_pip=True)
-        for packages in (TORCH, OTHERS):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        for each in packages:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *each], check=True)
         done.touch()
     return python
 
