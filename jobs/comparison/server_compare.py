@@ -12,6 +12,7 @@ calls flash, as llama.cpp's own programs do. This program takes its defaults: se
 weights' dtype, drafts.
 
 A checkpoint without a chat template, as weights_tools.synth writes them, is given one, and words for all its tokens.
+WORK must not be that of another recipe, whose GGUF files have no tokenizer.
 
 Cost: as in_memory.py; another environment of 100 MB; each round, for each server, the 21 chats of server_load.py, which
 for 1.1 billion parameters take some minutes. Needs a machine that does nothing else.
