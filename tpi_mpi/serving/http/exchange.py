@@ -83,7 +83,8 @@ class Exchange:
         while self._running:
             for choice, delta in self._taken(await self._next()):
                 deltas[choice.index].add(delta)
-        await JSONResponse(self.order.whole(deltas))(scope, receive, send)
+        with _patient(_PATIENCE):
+            await JSONResponse(self.order.whole(deltas))(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         while self._running:
