@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ DEMO_DRAFT = REPOSITORY / "jobs" / "demo" / "handbook-draft"
 @pytest.fixture(scope="session", autouse=True)
 def few_threads():
     torch.set_num_threads(1)  # the tensors here are tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """By the tests and what they start: a shell has whatever it starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Zoo:

@@ -200,15 +200,10 @@ def test_ctrl_c_ends_the_job_cleanly(slabs, prompts, tmp_path):
     assert "Traceback" not in said
 
 
-def hear_ctrl_c() -> None:
-    """A shell that starts tests in the background has their children ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_without_mpirun(demo_slabs, prompts):
     command = [sys.executable, "-m", "tpi_mpi.generate", str(demo_slabs(1)), "--prompts", str(prompts)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=REPOSITORY, preexec_fn=hear_ctrl_c, **pipes)
+    process = subprocess.Popen(command, cwd=REPOSITORY, **pipes)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     returned, said = finish(process, demo_slabs(1))
