@@ -20,7 +20,7 @@ chat: $(VENV)/installed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MODEL="$(MODEL)" jobs/demo/chat.sh
 
 test: $(VENV)/installed-for-tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check --config .ci/ruff.toml .
