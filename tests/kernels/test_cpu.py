@@ -164,7 +164,8 @@ def has_all_of(name: str) -> bool:
 
 def started(names: str, *arguments: str, **settings: str) -> subprocess.Popen:
     """Tests of the modules beside this one, some by their names, begun with other settings."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", names, *arguments]
+    here = "-p", "numba"  # imported, so that no process is started for each function that is compiled
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *here, "-k", names, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **settings}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=os.path.dirname(__file__), env=environment, **pipes)
