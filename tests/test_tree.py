@@ -177,9 +177,9 @@ DOORS = {
     "prometheus_client": {"tpi_mpi.serving.http.app", "tpi_mpi.serving.http.metrics"},
     "pydantic": {
         "tpi_mpi.serving.http.bodies",
-        "tpi_mpi.serving.http.service",
         "tpi_mpi.serving.protocol.chat",
         "tpi_mpi.serving.protocol.fields",
+        "tpi_mpi.serving.protocol.tokenization",
     },
     "pickle": set(),
 }

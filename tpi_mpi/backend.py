@@ -2,7 +2,7 @@
 
     mpirun -np N python -m tpi_mpi.backend SLABS --socket PATH [options]
 
-The server listens on the socket. The engine ends when the server says so, or is gone. Cost: as of tpi_mpi.generate.
+The server listens on the socket. The engine ends when that is closed. Cost: as of tpi_mpi.generate.
 """
 
 import sys

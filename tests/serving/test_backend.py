@@ -13,6 +13,7 @@ from collections import defaultdict
 import pytest
 import zoo
 from conftest import REPOSITORY, environment, mpirun
+from servers import descendants
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.options.sampling import SamplingOptions
@@ -58,7 +59,7 @@ class Server:
         return found
 
     def stop(self) -> int:
-        self.channel.send({"kind": messages.STOP})
+        self.channel.close()
         return self.end()
 
     def end(self) -> int:
@@ -112,7 +113,7 @@ def test_requests_are_continued_together_cancelled_and_scored(serve, demo):
 def test_options_of_sampling_arrive_as_they_were_given():
     sampling = SamplingOptions(
         max_new_tokens=5, temperature=0.5, seed=1, min_p=0.1, presence_penalty=1.5, frequency_penalty=-0.5,
-        stop="end", logit_bias={7: -100, 3: 1.5}, json_schema={"type": "object"},
+        logit_bias={7: -100, 3: 1.5}, json_schema={"type": "object"},
     )  # fmt: skip
     request = Request(PROMPT, sampling, frozenset([0, 2]))
     assert messages.submitted(json.loads(json.dumps(messages.submit(1, request)))) == request
@@ -142,9 +143,7 @@ def test_an_engine_ends_with_its_server(serve):
 
 def test_a_server_hears_of_a_rank_that_is_lost(serve):
     server = serve(2)
-    children = subprocess.run(["pgrep", "-f", "tpi_mpi.backend.*--socket"], capture_output=True, text=True).stdout
-    ranks = [int(pid) for pid in children.split() if int(pid) != server.process.pid]
-    os.kill(ranks[-1], signal.SIGKILL)
+    os.kill(list(descendants(server.process.pid))[-1], signal.SIGKILL)
     began = time.monotonic()
     for _ in server.heard:  # until there is no more
         pass

@@ -97,6 +97,19 @@ def test_an_answer_at_once_is_an_error_when_its_rank_is_lost(start):
     assert "try again" in answer["error"]["message"]
 
 
+def test_what_may_bring_the_engine_down_does_so_three_times_at_most(start):
+    server, asked = start("--timeout", 5).wait_until_ready(), None
+    for _ in range(3):
+        servers.until(lambda: server.get("/health")[0] == 200)
+        for rank in server.ranks():
+            os.kill(rank, signal.SIGSTOP)  # before it can say that the turn of anything has come
+        asked = asked or Asked(server, **SHORT)
+        servers.until(lambda: counts(server) == (0, 1))
+        servers.kill(server.ranks()[0])
+        servers.until(lambda: server.get("/health")[0] == 503)
+    assert asked.result()[0] == 503
+
+
 def test_an_engine_that_is_lost_again_and_again_is_given_up(start):
     server = start("--restarts", 1, "--timeout", 5).wait_until_ready()
     for _ in range(2):
@@ -188,11 +201,12 @@ MISTAKES = [
     (["--host", "0.0.0.0"], "give --api-key-file FILE, or --no-api-key to let everybody in"),
     (["--ranks", "3"], "the slabs were split for 1 ranks; give --ranks 1"),
     (["--port", "99999"], "--port is 99999"),
-    (["--api-key-file", "/dev/null"], "/dev/null holds no API key"),
+    (["--api-key-file", "/dev/null"], "/dev/null must hold an API key on each line"),
     (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     (["--memory", "1"], "has no unit"),
     (["--memory", "1MiB"], "the engine ended before it was ready, with exit status 2; the reason stands above"),
     (["--mpirun", "/nowhere/mpirun"], "the engine cannot be started"),
+    (["--mpirun", "mpirun 'x"], "the engine cannot be started: No closing quotation"),
 ]
 
 

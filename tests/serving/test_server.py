@@ -125,6 +125,7 @@ def test_openais_own_client_streams_with_log_probabilities(client):
 
 def test_several_answers_are_drawn_with_seeds_of_their_own(client):
     options = {"temperature": 2, "seed": 7, "max_tokens": 40}
+    assert len({choice.message.content for choice in chat(client, n=3, temperature=2).choices}) == 3
     three = chat(client, n=3, **options)
     texts = [choice.message.content for choice in three.choices]
     assert len(set(texts)) == 3
@@ -152,6 +153,18 @@ def test_an_answer_follows_a_schema(client):
     choice = chat(client, response_format=form).choices[0]
     assert choice.finish_reason == "stop"
     assert json.loads(choice.message.content)["slab"] in (True, False)
+
+
+def test_hardly_any_temperature_is_none(client):
+    assert chat(client, temperature=1e-310, seed=1).choices == chat(client).choices
+    assert chat(client, temperature=1, top_p=0).choices == chat(client).choices
+
+
+def test_a_conversation_that_is_too_long_is_told_as_such(client):
+    long = [{"role": "user", "content": "slab " * 600}]
+    with pytest.raises(openai.BadRequestError) as told:
+        chat(client, messages=long)
+    assert told.value.code == "context_length_exceeded"
 
 
 def test_a_token_can_be_ruled_out(client, tokenizer):
@@ -182,6 +195,16 @@ REFUSED = [
     (CHAT, {"messages": QUESTION, "model": "gpt-4"}, 404, "this server has 'handbook-3m'"),
     (CHAT, {"messages": QUESTION, "temperature": -1}, 400, "temperature is -1"),
     (CHAT, {"messages": QUESTION, "max_tokens": "many"}, 400, "max_tokens is 'many'"),
+    (CHAT, {"messages": QUESTION, "max_tokens": -2}, 400, "max_tokens is -2"),
+    (CHAT, {"messages": QUESTION, "repetition_penalty": 1e-42}, 400, "a number from 0.01 to 100"),
+    (CHAT, {"messages": QUESTION, "stop": ["a"] * 17}, 400, "at most 16 strings"),
+    (CHAT, {"messages": QUESTION, "logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, 400, "at most 1024"),
+    (CHAT, {"messages": QUESTION, "response_format": {"type": "json_object", "schema": {}}}, 400, "response_format"),
+    (CHAT, {"messages": [1] * 100_000}, 400, "messages is 1"),
+    (COMPLETIONS, {"prompt": [None] * 100_000}, 400, "the prompt must be a text, token ids, or a list of either"),
+    (COMPLETIONS, {"prompt": ["a", [1, "b"]]}, 400, "the prompt must be a text, token ids, or a list of either"),
+    (COMPLETIONS, {"prompt": "a" * 1_000_000}, 400, "1000000 characters"),
+    ("/tokenize", {"prompt": "a", "add_generation_prompt": False}, 400, "add_generation_prompt"),
     (CHAT, {"messages": [{"role": "wizard", "content": "x"}]}, 400, "wizard"),
     (CHAT, {"messages": QUESTION, "tool_choice": "required"}, 400, "only auto and none are supported"),
     (CHAT, {"messages": QUESTION, "top_logprobs": 3}, 400, "together with logprobs"),
@@ -204,6 +227,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(server, path, fields, stat
 
 def test_what_changes_no_answer_is_ignored(client):
     harmless = {"user": "me", "store": False, "parallel_tool_calls": True, "metadata": {"a": "b"}, "n": None}
+    harmless |= {"extra_body": {"skip_special_tokens": True, "add_generation_prompt": True}}
     assert chat(client, **harmless).choices == chat(client).choices
 
 

@@ -19,11 +19,14 @@ def backend_parser() -> Parser:
         usage="mpirun -np N %(prog)s SLABS --socket PATH [options]",
         description="The engine of a server, which starts it and tells it what to continue.",
     )
-    add = parser.add_argument
-    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
-    add("--socket", metavar="PATH", required=True, help="where the server listens for it")
+    _add_slabs(parser)
+    parser.add_argument("--socket", metavar="PATH", required=True, help="where the server listens for it")
     _add_engine(parser)
     return parser
+
+
+def _add_slabs(parser: Parser) -> None:
+    parser.add_argument("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
 
 
 def _add_engine(parser: Parser) -> None:
@@ -43,9 +46,9 @@ def parse_serve(arguments: Sequence[str] | None) -> ServeOptions:
     own = Parser(add_help=False)
     _add_serve(own)
     given, engine = own.parse_known_args(arguments)
-    parse_backend([str(given.slabs), "--socket", "", *engine])
+    slabs = parse_backend([*engine, "--socket", ""]).slabs
     values = {**vars(given), "cors": tuple(given.cors)}
-    return ServeOptions(engine=tuple(engine), **values)
+    return ServeOptions(slabs=slabs, engine=tuple(engine), **values)
 
 
 def serve_parser() -> Parser:
@@ -54,6 +57,7 @@ def serve_parser() -> Parser:
         usage="%(prog)s SLABS --ranks N [--hostfile FILE] [options]",
         description="Answers requests of OpenAI's protocol, and shows a page to chat on. Starts mpirun by itself.",
     )
+    _add_slabs(parser)
     _add_serve(parser)
     _add_engine(parser)
     return parser
@@ -61,7 +65,6 @@ def serve_parser() -> Parser:
 
 def _add_serve(parser: Parser) -> None:
     add = parser.add_argument
-    add("slabs", metavar="SLABS", type=Path, help="directory written by weights_tools.split")
     add("--ranks", metavar="N", type=int, required=True, help="how many ranks to start, as many as there are slabs")
     add("--hostfile", metavar="FILE", type=Path, help="mpirun's hostfile; its first host must be this machine")
     add(

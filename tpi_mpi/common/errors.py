@@ -19,6 +19,10 @@ class UserError(TpiError):
     status = 2
 
 
+class TooLong(UserError):
+    """A prompt that there is no room for."""
+
+
 class CheckpointError(UserError):
     """The checkpoint lacks what a request needs: no other request of the kind can be done either."""
 

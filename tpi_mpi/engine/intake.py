@@ -7,7 +7,7 @@ from operator import index, itemgetter
 from pathlib import Path
 from secrets import randbits
 
-from tpi_mpi.common.errors import CheckpointError, UserError
+from tpi_mpi.common.errors import CheckpointError, TooLong, UserError
 from tpi_mpi.common.json_object import JsonObject
 from tpi_mpi.common.options.sampling import DEFAULT_NEW_TOKENS, SamplingOptions
 from tpi_mpi.engine.completion import Completion
@@ -19,6 +19,9 @@ from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
 # What generation_config.json says for a request that leaves it open.
 _DEFAULTS = ("top_k", "top_p", "min_p", "repetition_penalty")
+
+# Of a token, at most, on average.
+_MOST_CHARACTERS = 256
 
 
 class Intake:
@@ -43,9 +46,12 @@ class Intake:
         self._served = served
         self.temperature = generation.number("temperature") if generation.get("temperature") else 1.0
 
-    def request(self, content: str | Sequence[int] | Conversation, sampling: SamplingOptions) -> Request:
+    def request(
+        self, content: str | Sequence[int] | Conversation, sampling: SamplingOptions, whole: bool = True
+    ) -> Request:
         """The request for a text or token ids to be continued, or for the next message of a conversation.
 
+        whole: whether a text is to have the special tokens that enclose one.
         Raises CheckpointError if the checkpoint has no tokenizer or template for it; otherwise UserError if it cannot
         be done.
         """
@@ -53,7 +59,7 @@ class Intake:
             self._tokenizer()  # without one, stop strings would never be found
         if sampling.json_schema is not None:
             self._check_schema(sampling.json_schema)
-        ids = self.tokens(content) if isinstance(content, str | Conversation) else _whole_numbers(content)
+        ids = self.tokens(content, whole) if isinstance(content, str | Conversation) else _whole_numbers(content)
         if not ids:
             raise UserError("the prompt is empty; at least one token is needed")
         self._check(ids)
@@ -66,9 +72,16 @@ class Intake:
         whole: whether those of a text have the special tokens that enclose one.
         """
         text = content if isinstance(content, str) else self.rendered(content)
+        self._check_length(text)
         _check_characters(text)
         whole = whole and text is content  # a template has added all special tokens
         return tuple(self._tokenizer().encode(text, whole))
+
+    def _check_length(self, text: str) -> None:
+        """Raises TooLong for a text of a client's that is not worth the time to make it into tokens."""
+        most = _MOST_CHARACTERS * self.longest if self._served else len(text)
+        if len(text) > most:
+            raise TooLong(f"the prompt has {len(text)} characters, more than {self.longest} positions hold; shorten it")
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids. Raises CheckpointError without a tokenizer."""
@@ -141,7 +154,7 @@ class Intake:
             limits[f"this run's memory of {self.longest} positions"] = self.longest + least - count
         limit, room = min(limits.items(), key=itemgetter(1))
         if room < least:
-            raise UserError(f"the prompt has {count} tokens, and {limit} leaves no room; shorten it")
+            raise TooLong(f"the prompt has {count} tokens, and {limit} leaves no room; shorten it")
         if self._served:
             return min(room, max(DEFAULT_NEW_TOKENS, self.longest // 4) if wanted is None else wanted)
         new = min(DEFAULT_NEW_TOKENS, room) if wanted is None else wanted

@@ -56,7 +56,8 @@ class Accounts:
                 self._progress, self._told = message, time.monotonic()
             case messages.TOKENS:
                 self._progress = None
-            case messages.RANKS:
+            case messages.RANKS:  # between two sweeps
+                self._progress = None
                 self._note(_Account(ranks=message["ranks"], throughput=message["throughput"]))
 
     def _note(self, account: _Account) -> None:

@@ -25,7 +25,7 @@ _ACCOUNTS, _PROGRESS = 2.0, 0.5
 
 
 def answer(world: World, slab: Slab, cores: Cores, options: BackendOptions, began: float) -> None:
-    """Answers requests until the server stops or is gone; on all ranks together.
+    """Answers requests until the server is gone; on all ranks together.
 
     began: when the program was started, by ``time.perf_counter``.
     """
@@ -60,7 +60,7 @@ class Backend:
 
     def __init__(self, engine: Engine, channel: Channel, load: float):
         self._engine, self._leader, self._channel, self._load = engine, engine.leader, channel, load
-        self._inbox: SimpleQueue[dict] = SimpleQueue()
+        self._inbox: SimpleQueue[dict | None] = SimpleQueue()  # None once the server is gone
         self._sequences: dict[int, Sequence] = {}
         self._ids: dict[Sequence, int] = {}
         self._waiting: dict[int, Sequence] = {}
@@ -68,7 +68,7 @@ class Backend:
         self._stopped = False
 
     def run(self) -> None:
-        """Continues requests until the server stops, or is gone."""
+        """Continues requests until the server is gone."""
         for work in (self._listen, self._tell_progress):
             threading.Thread(target=work, name="server", daemon=True).start()
         try:
@@ -88,7 +88,7 @@ class Backend:
             for message in self._channel.receive():
                 self._inbox.put(message)
         finally:
-            self._inbox.put({"kind": messages.STOP})
+            self._inbox.put(None)
 
     def _tell_progress(self) -> None:
         """Another thread: tells how far a slow sweep is."""
@@ -102,9 +102,9 @@ class Backend:
     def _ready(self) -> dict:
         room = self._engine.room
         own = {"kind": messages.READY, "longest": room.longest, "load_s": round(self._load, 3)}
-        return own | {"settings": vars(self._engine.settings()), "top": room.top}
+        return own | {"settings": vars(self._engine.settings())}
 
-    def _arrived(self) -> Iterator[dict]:
+    def _arrived(self) -> Iterator[dict | None]:
         """What has come. While there is nothing else to do, waits for it, until the next account is due."""
         if not self._leader.busy:
             try:
@@ -114,15 +114,16 @@ class Backend:
         while not self._inbox.empty():
             yield self._inbox.get()
 
-    def _take(self, message: dict) -> None:
+    def _take(self, message: dict | None) -> None:
+        if message is None:
+            self._stopped = True
+            return
         match message["kind"]:
             case messages.SUBMIT:
                 self._submit(message)
             case messages.CANCEL if message["id"] in self._sequences:
                 self._leader.cancel(self._sequences[message["id"]])
                 self._forget(message["id"])
-            case messages.STOP:
-                self._stopped = True
 
     def _submit(self, message: dict) -> None:
         id = message["id"]
@@ -135,13 +136,11 @@ class Backend:
         self._waiting[id] = sequence
 
     def _sweep(self) -> None:
-        began = time.perf_counter()
-        events = self._leader.step()
-        begun, seconds = self._begun(), time.perf_counter() - began
+        events, begun = self._leader.step(), self._begun()
         for id in begun:
             del self._waiting[id]
         said = [own for event in events for own in self._said(*event)]
-        self._channel.send({"kind": messages.TOKENS, "begun": begun, "said": said, "seconds": seconds})
+        self._channel.send({"kind": messages.TOKENS, "begun": begun, "said": said})
 
     def _begun(self) -> list[int]:
         """The requests whose turn has come, as far as the server may not know of it. For any thread to ask."""

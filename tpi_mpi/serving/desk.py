@@ -10,6 +10,8 @@ from tpi_mpi.engine.request import Request
 from tpi_mpi.serving import messages
 from tpi_mpi.serving.refusal import Refusal
 
+# Engines that may be lost while a request waits for one of them: it may be what brings them down before it begins.
+_MOST_LOSSES = 2
 # Requests whose durations are remembered, for a guess at how long another one has to wait; and seconds of that guess.
 _REMEMBERED, _LEAST, _MOST = 32, 1, 600
 
@@ -19,20 +21,22 @@ class Ticket:
     """One sequence that somebody waits for.
 
     hear: is told what the engine says of it (:func:`tpi_mpi.serving.messages.said`), or a Refusal, which is the last.
-    begun: when its turn came, by ``time.monotonic``; None while it waits.
+    begun: when its turn came, by ``time.monotonic``; None while it waits. losses: engines that were lost meanwhile.
     """
 
     id: int
     request: Request
     hear: Callable[[Mapping | Refusal], None]
     begun: float | None = None
+    losses: int = 0
 
 
 @dataclass
 class Desk:
     """The sequences that wait or are under way. All of this belongs to one thread, which never waits in here.
 
-    Those that wait are kept when the engine is lost, and given to the next one; those under way are told so.
+    Those that wait are kept when the engine is lost, and given to the next one, or the next two; those under way are
+    told so.
 
     most: how many may wait.
     """
@@ -47,14 +51,14 @@ class Desk:
         self._send: Callable[[Mapping], None] | None = None
         self._slots = 1
         self._durations: list[float] = []
-        self._closed: Refusal | None = None
+        self._closed: str | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
     def submit(self, requests: Sequence[Request], hearers: Sequence[Callable]) -> list[Ticket]:
         """Has requests continued, all of them or none. Raises Refusal if there are too many, or the desk is closed."""
         if self._closed:
-            raise self._closed
+            raise Refusal.unavailable(self._closed)
         if len(requests) > self.most:
             raise Refusal(
                 400, f"{len(requests)} sequences in one request; at most {self.most} can be asked for at once"
@@ -81,20 +85,23 @@ class Desk:
         for ticket in self.waiting.values():
             self._tell(messages.submit(ticket.id, ticket.request))
 
-    def disconnect(self, reason: Refusal) -> None:
-        """Tells those that are under way that the engine was lost."""
+    def disconnect(self, reason: str) -> None:
+        """Tells those that are under way that the engine was lost, and those to whom that has happened too often."""
+        if self._send:
+            for ticket in self.waiting.values():
+                ticket.losses += 1
         self._send = None
-        self._refuse(self.running, reason)
+        lost = [ticket for ticket in self.waiting.values() if ticket.losses > _MOST_LOSSES]
+        self._refuse([*self.running.values(), *lost], reason)
 
-    def close(self, reason: Refusal) -> None:
+    def close(self, reason: str) -> None:
         """Takes no more requests."""
         self._closed = reason
 
-    def refuse_all(self, reason: Refusal) -> None:
+    def refuse_all(self, reason: str) -> None:
         """Ends all requests, and takes no more."""
         self.close(reason)
-        for tickets in (self.waiting, self.running):
-            self._refuse(tickets, reason)
+        self._refuse([*self.waiting.values(), *self.running.values()], reason)
 
     async def idle(self) -> None:
         """Waits until nothing waits and nothing is under way."""
@@ -133,10 +140,10 @@ class Desk:
             self._idle.set()
         return ticket
 
-    def _refuse(self, tickets: dict[int, Ticket], reason: Refusal) -> None:
-        for id, ticket in list(tickets.items()):
-            self._forget(id)
-            ticket.hear(reason)
+    def _refuse(self, tickets: Sequence[Ticket], reason: str) -> None:
+        for ticket in tickets:
+            self._forget(ticket.id)
+            ticket.hear(Refusal.unavailable(reason, _LEAST))
 
     def _tell(self, message: Mapping) -> None:
         if self._send:

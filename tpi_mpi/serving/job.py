@@ -26,7 +26,7 @@ def command(options: ServeOptions, socket: str) -> list[str]:
     launcher = shlex.split(options.mpirun) if options.mpirun else [_mpirun()]
     hosts = ["--hostfile", str(options.hostfile)] if options.hostfile else []
     ranks = [*launcher, "-np", str(options.ranks), *hosts, "--bind-to", "none"]
-    return [*ranks, sys.executable, "-m", "tpi_mpi.backend", str(options.slabs), "--socket", socket, *options.engine]
+    return [*ranks, sys.executable, "-m", "tpi_mpi.backend", *options.engine, "--socket", socket]
 
 
 def _mpirun() -> str:
@@ -44,12 +44,13 @@ class Job:
     def __init__(self, options: ServeOptions):
         self._options = options
         self._connected: asyncio.Future = asyncio.get_running_loop().create_future()
+        self._listening: asyncio.Server | None = None
 
     async def __aenter__(self) -> "Job":
         self._directory = tempfile.TemporaryDirectory(prefix="tpi_mpi-")  # only this user can enter it
         path = str(Path(self._directory.name) / "engine")
-        self._listening = await asyncio.start_unix_server(self._accept, path, limit=MOST_BYTES)
         try:
+            self._listening = await asyncio.start_unix_server(self._accept, path, limit=MOST_BYTES)
             self._process = await asyncio.create_subprocess_exec(
                 *command(self._options, path),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -57,7 +58,7 @@ class Job:
                 env={**os.environ, **({} if self._options.hostfile else _OVERSUBSCRIBED)},
                 start_new_session=True,  # Ctrl-C in a terminal is for the server
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no such program, a path that is too long, quotes without an end
             self._remove()
             raise UserError(f"the engine cannot be started: {error}; see --mpirun") from None
         except UserError:
@@ -68,8 +69,9 @@ class Job:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connected.done():
             writer.close()
-        else:
-            self._connected.set_result((reader, writer))
+            return
+        self._connected.set_result((reader, writer))
+        self._remove()  # nobody else is to come, and nothing is left if this process is killed
 
     async def messages(self) -> AsyncIterator[dict]:
         """What the engine says, until it is gone. Raises TpiError for what is no message."""
@@ -83,9 +85,12 @@ class Job:
             yield decoded(line)
 
     def send(self, message: Mapping) -> None:
-        """Tells the engine something, unless it is gone, which :meth:`messages` tells."""
-        if self._connected.done() and not self._connected.cancelled():
-            self._connected.result()[1].write(encoded(message))
+        """Tells the engine something, once it has said something; whether it is gone, :meth:`messages` tells."""
+        self._writer.write(encoded(message))
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter:
+        return self._connected.result()[1]
 
     async def __aexit__(self, *exception) -> None:
         try:
@@ -96,7 +101,7 @@ class Job:
 
     async def _end(self) -> None:
         if self._connected.done():
-            self._connected.result()[1].close()  # at which it ends by itself
+            self._writer.close()  # at which it ends by itself
         else:
             self._signal(signal.SIGTERM)
         for signum in (signal.SIGTERM, signal.SIGKILL):
@@ -116,7 +121,8 @@ class Job:
         return self._process.returncode
 
     def _remove(self) -> None:
-        self._listening.close()
+        if self._listening:
+            self._listening.close()
         self._directory.cleanup()
 
 

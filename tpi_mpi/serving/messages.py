@@ -1,7 +1,7 @@
 """What a server and its engine tell each other: JSON objects, told apart by their ``kind``.
 
-server ── submit {id, token_ids, sampling, eos_token_ids}, cancel {id}, stop ──▶ engine
-       ◀── ready {longest, settings, ...}, tokens {begun, said, seconds}, refused {id, sentence} ── engine
+server ── submit {id, token_ids, sampling, eos_token_ids}, cancel {id} ──▶ engine
+       ◀── ready {longest, settings, ...}, tokens {begun, said}, refused {id, sentence} ── engine
            progress {begun, seconds, blocks, done, bytes, left_s}, ranks {ranks, throughput}
 """
 
@@ -11,17 +11,18 @@ from dataclasses import asdict
 from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.request import Request, Score, Token
 
-SUBMIT, CANCEL, STOP = "submit", "cancel", "stop"
+SUBMIT, CANCEL = "submit", "cancel"
 READY, TOKENS, REFUSED, PROGRESS, RANKS = "ready", "tokens", "refused", "progress", "ranks"
 
 
 def submit(id: int, request: Request) -> dict:
-    """A request to continue."""
+    """A request to continue. Stop strings stay with the server, which has the text."""
+    sampling = {key: value for key, value in vars(request.sampling).items() if key != "stop"}
     return {
         "kind": SUBMIT,
         "id": id,
         "token_ids": request.token_ids,
-        "sampling": asdict(request.sampling),
+        "sampling": sampling,
         "eos_token_ids": sorted(request.eos_token_ids),
     }
 

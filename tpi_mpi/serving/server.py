@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tpi_mpi.cli.serving import parse_backend
 from tpi_mpi.common.errors import UserError, say
@@ -20,12 +21,12 @@ from tpi_mpi.serving.desk import Desk
 from tpi_mpi.serving.http.access import is_local
 from tpi_mpi.serving.http.app import Addresses, application
 from tpi_mpi.serving.http.service import Service
-from tpi_mpi.serving.refusal import Refusal
 from tpi_mpi.serving.supervisor import Supervisor
 from tpi_mpi.weights.slabs.directory import Manifest, own_slab
 
-# Connections at once, at most; and seconds that responses have to be sent once everything is over.
-_MOST_CONNECTIONS, _LAST_WORDS = 512, 2
+_MOST_CONNECTIONS = 512
+# Seconds that a client may take to read what is sent, or to begin a request; and to read once everything is over.
+_PATIENCE, _SILENCE, _LAST_WORDS = 120, 30, 2
 
 
 def serve(options: ServeOptions) -> None:
@@ -43,11 +44,13 @@ def _keys(options: ServeOptions) -> list[str]:
     """The clients' API keys. Raises UserError if there are none where some are needed."""
     if options.api_key_file:
         try:
-            keys = options.api_key_file.read_text(encoding="utf-8").split()
+            lines = options.api_key_file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise UserError(f"the API keys in {options.api_key_file} cannot be read: {error}") from None
-        if not keys:
-            raise UserError(f"{options.api_key_file} holds no API key; write at least one, each on a line of its own")
+        keys = [line.strip() for line in lines if line.strip()]
+        if not keys or any(len(key.split()) > 1 or key.startswith("#") for key in keys):
+            needed = "must hold an API key on each line, without spaces, and nothing else"
+            raise UserError(f"{options.api_key_file} {needed}; write at least one")
         return keys
     if not is_local(options.host) and not options.no_api_key:
         reach = f"--host {options.host} can be reached by other machines"
@@ -57,7 +60,7 @@ def _keys(options: ServeOptions) -> list[str]:
 
 def _service(options: ServeOptions, manifest: Manifest) -> Service:
     config = own_slab(options.slabs, 0, options.ranks).config
-    engine = parse_backend([str(options.slabs), "--socket", "", *options.engine])
+    engine = parse_backend([*options.engine, "--socket", ""])
     longest = Demand.of_many(engine.longest, config.context_length, engine.machine.batch).longest
     intake = Intake(options.slabs, config, longest, served=True)
     return Service(intake, options.model_name or manifest.model, options.queue)
@@ -73,6 +76,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise UserError(f"cannot listen on {host} port {port} ({reason}); choose another --host or --port") from None
     with listening:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # so that a client that does not read is given up
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _PATIENCE * 1000)
         yield listening
 
 
@@ -82,13 +87,13 @@ async def _serve(options: ServeOptions, service: Service, keys: list[str], liste
     addresses = Addresses(service, desk, supervisor, accounts, options.log_prompts)
     app = application(addresses, keys, is_local(options.host), options.cors)
     http = _Http(app)
-    url = _url(listening)
+    url, signals = _url(listening), _signals()
     say(f"{url} has the page, {url}/v1 the protocol; {options.ranks} ranks of {service.model} are loading")
     if options.ready_file:
         replace_file(options.ready_file, url + "\n")
     talking = asyncio.ensure_future(http.serve(sockets=[listening]))
     running = asyncio.ensure_future(supervisor.run())
-    ending = asyncio.ensure_future(_end(options, desk, supervisor))
+    ending = asyncio.ensure_future(_end(options, desk, supervisor, signals))
     try:
         await asyncio.wait({talking, running}, return_when=asyncio.FIRST_COMPLETED)
         supervisor.stop()
@@ -99,15 +104,19 @@ async def _serve(options: ServeOptions, service: Service, keys: list[str], liste
         await talking
 
 
-async def _end(options: ServeOptions, desk: Desk, supervisor: Supervisor) -> None:
-    """Waits for a signal, and brings everything to an end: what is under way may finish, until a second signal."""
-    signals = asyncio.Queue()
-    loop = asyncio.get_running_loop()
+def _signals() -> asyncio.Queue[int]:
+    """What gets the signals that are to end the server, from now on."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, signals.put_nowait, signum)
+        asyncio.get_running_loop().add_signal_handler(signum, signals.put_nowait, signum)
+    return signals
+
+
+async def _end(options: ServeOptions, desk: Desk, supervisor: Supervisor, signals: asyncio.Queue[int]) -> None:
+    """Waits for a signal, and brings everything to an end: what is under way may finish, until a second signal."""
     await signals.get()
     left = len(desk.waiting) + len(desk.running)
-    desk.close(Refusal.unavailable("the server is stopping"))
+    supervisor.drain()
     if left:
         say(f"stopping once {left} sequences have ended, within {options.drain:.0f} s; a second signal stops at once")
     waits = {asyncio.ensure_future(desk.idle()), asyncio.ensure_future(signals.get())}
@@ -117,13 +126,25 @@ async def _end(options: ServeOptions, desk: Desk, supervisor: Supervisor) -> Non
     supervisor.stop()
 
 
+class _Connection(H11Protocol):
+    """A connection, which ends if nothing is asked on it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(_SILENCE, self._end_silence)
+
+    def _end_silence(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
 class _Http(uvicorn.Server):
     """uvicorn, which leaves signals to this program."""
 
     def __init__(self, app):
         quiet = {"log_level": "warning", "access_log": False, "server_header": False, "proxy_headers": False}
         limits = {"limit_concurrency": _MOST_CONNECTIONS, "timeout_graceful_shutdown": _LAST_WORDS}
-        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", http="h11", **quiet, **limits))
+        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", http=_Connection, **quiet, **limits))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

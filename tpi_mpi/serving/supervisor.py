@@ -1,8 +1,8 @@
 """Keeps an engine at work: starts it, and starts it again when it was lost."""
 
 import asyncio
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,7 +12,6 @@ from tpi_mpi.serving import messages
 from tpi_mpi.serving.accounts import Accounts
 from tpi_mpi.serving.desk import Desk
 from tpi_mpi.serving.job import Job
-from tpi_mpi.serving.refusal import Refusal
 
 # Seconds before a lost engine is started again: twice as long each time, up to a limit.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -46,9 +45,14 @@ class Supervisor:
         self._lost_in_a_row = 0
         self._stopping = asyncio.Event()
 
+    def drain(self) -> None:
+        """Takes no more requests."""
+        self._set(Status.STOPPING, "the server is stopping")
+        self.desk.close(self.detail)
+
     def stop(self) -> None:
         """Has :meth:`run` end the engine, and return."""
-        self._set(Status.STOPPING, "the server is stopping")
+        self.drain()
         self._stopping.set()
 
     async def run(self) -> None:
@@ -59,10 +63,10 @@ class Supervisor:
                 if not self._stopping.is_set():
                     await self._pause(status)
         except TpiError:
-            self._set(Status.FAILED, "the engine cannot be started; the server is ending")
+            self._set(Status.FAILED, "the engine cannot be started any more; the server is ending")
             raise
         finally:
-            self.desk.refuse_all(Refusal.unavailable(self.detail))
+            self.desk.refuse_all(self.detail)
 
     async def _run_once(self) -> int | None:
         """One engine from its start to its end, whose exit status it returns."""
@@ -85,10 +89,10 @@ class Supervisor:
     def _disconnect(self) -> None:
         """Nothing more comes of what is under way: that is told at once, before the engine's end is waited for."""
         if self._stopping.is_set():
-            self.desk.disconnect(Refusal.unavailable(self.detail))
+            self.desk.disconnect(self.detail)
             return
         self._set(Status.RESTARTING, "a rank of the engine was lost; it is being started again")
-        self.desk.disconnect(Refusal.unavailable("the engine was lost while it computed this; try again", 1))
+        self.desk.disconnect("the engine was lost while it computed this; try again")
 
     async def _listen(self, job: Job) -> None:
         async for message in job.messages():
@@ -116,9 +120,8 @@ class Supervisor:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self._lost_in_a_row - 1))
         say(f"the engine was lost; starting it again in {pause:.0f} s")
         self.restarts += 1
-        began = time.monotonic()
-        while not self._stopping.is_set() and time.monotonic() < began + pause:
-            await asyncio.sleep(0.1)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause)
 
     def _set(self, status: Status, detail: str) -> None:
         if self.status is not Status.STOPPING:

@@ -13,8 +13,6 @@ from tpi_mpi.tokenizer.conversation import Conversation
 from tpi_mpi.tokenizer.messages import messages_for
 from tpi_mpi.tokenizer.tokenizer import Tokenizer
 
-# What a template raises that does not suit its arguments.
-_FAILURES = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError)
 # Variables that a template is given in any case.
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")
 
@@ -34,9 +32,10 @@ def render_chat(tokenizer: Tokenizer, conversation: Conversation) -> str:
         "documents": None,
         "add_generation_prompt": True,
     }
+    compiled = _compiled(template)
     try:
-        return _compiled(template).render({**tokenizer.special_tokens(), **conversation.options, **given})
-    except _FAILURES as error:
+        return compiled.render({**tokenizer.special_tokens(), **conversation.options, **given})
+    except Exception as error:  # it is a program, which can fail in any way
         raise UserError(f"the checkpoint's chat template failed: {error}") from None
 
 

@@ -38,7 +38,8 @@ class JsonTokens:
         self.byte_level = all(self._library.token_to_id(token) is not None for token in BYTE_LEVEL)
 
     def encode(self, text: str, whole: bool) -> list[int]:
-        ids = self._library.encode(text, add_special_tokens=whole).ids
+        # Of batches alone, the library lets other threads go on meanwhile.
+        ids = self._library.encode_batch([text], add_special_tokens=whole)[0].ids
         if not whole or self._first is None or self._wanted is None:
             return ids
         if self._wanted:

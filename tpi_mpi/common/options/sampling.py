@@ -60,9 +60,9 @@ class SamplingOptions:
         self._number("min_p", 0, 1)
         self._number("presence_penalty", -2, 2)
         self._number("frequency_penalty", -2, 2)
-        self._number("repetition_penalty", 0, None)
-        if self.top_p == 0 or self.repetition_penalty == 0:
-            raise UserError("top_p and repetition_penalty must be greater than 0")
+        self._number("repetition_penalty", 0.01, 100)
+        if self.top_p == 0:
+            raise UserError("top_p is 0; a number greater than 0 is needed")
 
     def _whole(self, name: str, least: int, most: int | None = None) -> None:
         value = getattr(self, name)

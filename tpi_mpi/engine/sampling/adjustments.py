@@ -7,9 +7,8 @@ import numpy as np
 
 def add_biases(logits: np.ndarray, biases: Sequence[tuple[int, float]]) -> np.ndarray:
     """Adds to the logits of some tokens."""
-    biased = logits.copy()
-    for token_id, bias in biases:
-        biased[token_id] += bias
+    biased, (ids, values) = logits.copy(), zip(*biases, strict=True)
+    biased[np.array(ids, np.int64)] += np.array(values, logits.dtype)
     return biased
 
 

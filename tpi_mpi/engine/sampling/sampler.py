@@ -64,7 +64,9 @@ class Sampler:
         return logits
 
     def _draw(self, logits: np.ndarray, position: int) -> int:
-        options, logits = self._options, logits.astype(np.float64) / self._options.temperature
+        options, logits = self._options, logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # at hardly any temperature, only the likeliest token is left
+            logits = (logits - logits.max()) / options.temperature
         if options.top_k is not None:
             logits = keep_top_k(logits, options.top_k)
         if options.top_p is not None:

@@ -18,14 +18,15 @@ from tpi_mpi.common.units import show_seconds
 from tpi_mpi.serving.accounts import Accounts
 from tpi_mpi.serving.desk import Desk
 from tpi_mpi.serving.http.access import Access
-from tpi_mpi.serving.http.bodies import Body, received
+from tpi_mpi.serving.http.bodies import Bodies, Body
 from tpi_mpi.serving.http.exchange import Exchange, refused
 from tpi_mpi.serving.http.metrics import Metrics
-from tpi_mpi.serving.http.service import Service, TokenizeBody
+from tpi_mpi.serving.http.service import Service
 from tpi_mpi.serving.page.policy import content_security_policy
 from tpi_mpi.serving.protocol.chat import ChatBody
 from tpi_mpi.serving.protocol.completions import CompletionBody
 from tpi_mpi.serving.protocol.order import Order
+from tpi_mpi.serving.protocol.tokenization import TokenizeBody
 from tpi_mpi.serving.refusal import Refusal
 from tpi_mpi.serving.supervisor import Status, Supervisor
 
@@ -38,7 +39,7 @@ class Addresses:
     def __init__(self, service: Service, desk: Desk, supervisor: Supervisor, accounts: Accounts, logs_prompts: bool):
         self._service, self._desk, self._supervisor, self._accounts = service, desk, supervisor, accounts
         self._metrics = Metrics(desk, supervisor, accounts)
-        self._logs_prompts = logs_prompts
+        self._bodies, self._logs_prompts = Bodies(), logs_prompts
         self._began, self._created = time.monotonic(), int(time.time())
         self._html = _PAGE.read_text(encoding="utf-8")
         self._policy = content_security_policy(self._html)
@@ -89,7 +90,7 @@ class Addresses:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def tokenize(self, request: Request) -> Response:
-        body = await received(request, TokenizeBody)
+        body = await self._bodies.received(request, TokenizeBody)
         ids = await self._service.tokens(body)
         return JSONResponse({"count": len(ids), "max_model_len": self._service.longest, "tokens": ids})
 
@@ -115,7 +116,7 @@ class Addresses:
     ) -> Exchange:
         path = request.url.path
         try:
-            body = await received(request, kind)
+            body = await self._bodies.received(request, kind)
             if self._logs_prompts:
                 say(f"{path}: {body.asked()!r}")
             return Exchange(self._desk, await settle(body), lambda exchange: self._ended(path, exchange))
@@ -144,6 +145,10 @@ def _of_http(error: HTTPException) -> Refusal:
     return Refusal(error.status_code, what.get(error.status_code, error.detail))
 
 
+def _of_bug(error: Exception) -> Refusal:
+    return Refusal(500, f"the server has a mistake ({type(error).__name__}); its log has more", "server_error")
+
+
 def application(addresses: Addresses, keys: list[str], local: bool, cors: tuple[str, ...]) -> Starlette:
     """The whole application.
 
@@ -153,5 +158,5 @@ def application(addresses: Addresses, keys: list[str], local: bool, cors: tuple[
     if cors:
         allowed = {"allow_origins": list(cors), "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
         middleware.insert(0, Middleware(CORSMiddleware, **allowed))
-    mistakes = {Refusal: _respond(lambda error: error), HTTPException: _respond(_of_http)}
+    mistakes = {Refusal: _respond(lambda error: error), HTTPException: _respond(_of_http), Exception: _respond(_of_bug)}
     return Starlette(routes=addresses.routes(), middleware=middleware, exception_handlers=mistakes)

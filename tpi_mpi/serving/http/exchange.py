@@ -5,7 +5,6 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -15,8 +14,8 @@ from tpi_mpi.serving.protocol.choice import Choice, Delta
 from tpi_mpi.serving.protocol.order import Order
 from tpi_mpi.serving.refusal import Refusal
 
-# Seconds between two assurances that a stream is still there; and that a client may take to read.
-_PING, _PATIENCE = 10.0, 120.0
+# Seconds between two assurances that a stream is still there.
+_PING = 10.0
 _PINGED = b": waiting\n\n"
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -31,7 +30,8 @@ Heard = tuple[int, Mapping | Refusal]
 class Exchange:
     """The response to one request. Its sequences end with it, also if the client goes before.
 
-    ended: is told how it ended: the status, and seconds until the first token, if any came, and until the end.
+    order: what is asked for. ended: is given the exchange at its end.
+    began, first: when it was asked, and when the first token came, by ``time.monotonic``. status: of HTTP.
     """
 
     def __init__(self, desk: Desk, order: Order, ended: Callable[["Exchange"], None]):
@@ -83,18 +83,17 @@ class Exchange:
         while self._running:
             for choice, delta in self._taken(await self._next()):
                 deltas[choice.index].add(delta)
-        with _patient(_PATIENCE):
-            await JSONResponse(self.order.whole(deltas))(scope, receive, send)
+        await JSONResponse(self.order.whole(deltas))(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         while self._running:
             heard = await self._next()
             events = [event for pair in self._taken(heard) for event in self.order.chunks(*pair)]
-            await self._begin(send, b"".join(map(_event, events)) or (_PINGED if None in heard else b""))
+            await self._say(send, b"".join(map(_event, events)) or (_PINGED if None in heard else b""))
         closing = b"".join(map(_event, self.order.closing()))
         await self._send(send, closing + b"data: [DONE]\n\n", more=False)
 
-    async def _begin(self, send: Send, body: bytes) -> None:
+    async def _say(self, send: Send, body: bytes) -> None:
         """Sends a part of the stream: before the first one, the status and the opening."""
         if body and not self._started:
             self._started = True
@@ -104,8 +103,7 @@ class Exchange:
             await self._send(send, body)
 
     async def _send(self, send: Send, body: bytes, more: bool = True) -> None:
-        with _patient(_PATIENCE):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _next(self) -> list[Heard | None]:
         """All that has been heard; waits until there is anything."""
@@ -138,16 +136,6 @@ async def _gone(receive: Receive) -> None:
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":
         message = await receive()
-
-
-@contextmanager
-def _patient(seconds: float):
-    """Cancels the running task if the block takes longer: a client that does not read keeps nobody busy for ever."""
-    timer = asyncio.get_running_loop().call_later(seconds, asyncio.current_task().cancel)
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _event(content: dict) -> bytes:

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
 from tpi_mpi.common.errors import UserError
+from tpi_mpi.common.json_object import shorten
 from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.engine.intake import Intake
 from tpi_mpi.engine.request import Request
@@ -18,21 +17,13 @@ from tpi_mpi.serving.protocol.choice import Choice
 from tpi_mpi.serving.protocol.completions import CompletionBody, CompletionStyle, Prompt
 from tpi_mpi.serving.protocol.fields import Fields, seeds
 from tpi_mpi.serving.protocol.order import Order, Style
+from tpi_mpi.serving.protocol.tokenization import TokenizeBody
 from tpi_mpi.serving.refusal import Refusal
 from tpi_mpi.tokenizer.conversation import Conversation
 
 Result = TypeVar("Result")
-Content = Prompt | Conversation
-
-
-class TokenizeBody(BaseModel):
-    """What is to be made into token ids: a text, or a conversation as the model would be given it."""
-
-    model_config = ConfigDict(strict=True)
-    prompt: str | None = None
-    messages: list[dict] | None = None
-    tools: list[dict] | None = None
-    add_special_tokens: bool = True
+# Characters of a JSON schema, at most.
+_MOST_SCHEMA = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """Raises Refusal for another model than this."""
         if name not in (None, self.model):
-            sentence = f"the model {name!r} is not here; this server has {self.model!r}"
+            sentence = f"the model {shorten(name)} is not here; this server has {self.model!r}"
             raise Refusal(404, sentence, "not_found_error", "model")
 
     async def completions(self, body: CompletionBody) -> Order:
@@ -67,6 +58,7 @@ class Service:
 
     async def tokens(self, body: TokenizeBody) -> list[int]:
         """The token ids of a text or a conversation. Raises Refusal if there is neither, or no tokenizer."""
+        self.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise Refusal(400, "either prompt, a text, or messages is needed")
         if body.prompt is not None:
@@ -86,17 +78,19 @@ class Service:
         sampling = body.settled(self.intake.temperature)
         echo = bool(body.echo)
         requests = [self._requests(prompt, sampling, body.count) for prompt in prompts]
-        texts = [self._text(prompt) if echo or body.logprobs is not None else "" for prompt in prompts]
-        style = CompletionStyle(self.intake.spell, echo, body.logprobs is not None)
+        texts = [self._text(prompt) if echo or body.scored else "" for prompt in prompts]
+        style = CompletionStyle(self.intake.spell, echo, body.scored)
         return self._order(body, style, requests, texts)
 
     def _chat(self, body: ChatBody) -> Order:
         self._check(body, 1)
-        conversation, tools = body.conversation(), body.tool_names()
-        sampling = body.settled(self.intake.temperature)
+        tools, sampling = body.tool_names(), body.settled(self.intake.temperature)
+        if len(sampling.json_schema or "") > _MOST_SCHEMA:
+            raise Refusal(400, f"the schema has more than {_MOST_SCHEMA} characters", parameter="response_format")
         dialect = dialect_of(self.intake.chat_template(bool(tools)))
-        opened = opens_reasoning(self.intake.rendered(conversation))
-        requests = [self._requests(conversation, sampling, body.count)]
+        text = self.intake.rendered(body.conversation())
+        opened = opens_reasoning(text) and sampling.json_schema is None  # a schema leaves no room for reasoning
+        requests = [self._requests(text, sampling, body.count, whole=False)]  # the template has all special tokens
         readers = [dialect.reader(tools, opened) for _ in requests[0]]
         style = ChatStyle(self.intake.spell, readers, bool(body.logprobs), body.parallel_tool_calls is not False)
         return self._order(body, style, requests, [""], dialect.marked)
@@ -109,10 +103,10 @@ class Service:
             sentence = f"{prompts * body.count} sequences in one request; at most {self.most} may be asked for at once"
             raise Refusal(400, sentence)
 
-    def _requests(self, content: Content, sampling: SamplingOptions, count: int) -> list[Request]:
-        """As many requests for the same prompt."""
-        first = self.intake.request(content, sampling)
-        return [replace(first, sampling=replace(first.sampling, **seed)) for seed in seeds(sampling, count)]
+    def _requests(self, prompt: Prompt, sampling: SamplingOptions, count: int, whole: bool = True) -> list[Request]:
+        """As many requests for the same prompt. whole: as of :meth:`tpi_mpi.engine.intake.Intake.request`."""
+        first = self.intake.request(prompt, sampling, whole)
+        return [replace(first, sampling=replace(first.sampling, seed=seed)) for seed in seeds(first.sampling, count)]
 
     def _text(self, prompt: Prompt) -> str:
         return prompt if isinstance(prompt, str) else self.intake.text(prompt)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
+from tpi_mpi.common.json_object import shorten
 from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.serving.dialects.parts import Arguments, Content, Part, Reasoning, ToolCall
 from tpi_mpi.serving.dialects.reader import Reader
 from tpi_mpi.serving.protocol.choice import Choice, Delta
-from tpi_mpi.serving.protocol.fields import Fields
+from tpi_mpi.serving.protocol.fields import Fields, Many, unlimited
 from tpi_mpi.serving.protocol.logprobs import Spell, of_chat
 from tpi_mpi.serving.refusal import Refusal
 from tpi_mpi.tokenizer.conversation import Conversation
@@ -22,7 +23,7 @@ _ANY_OBJECT = '{"type":"object"}'
 class ResponseFormat(BaseModel):
     """What the answer must be: ``text``, ``json_object``, or ``json_schema`` with a schema."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="forbid")
     type: str
     json_schema: dict | None = None
 
@@ -36,17 +37,18 @@ class ResponseFormat(BaseModel):
             case "json_schema" if self.json_schema and isinstance(self.json_schema.get("schema"), dict):
                 return json.dumps(self.json_schema["schema"])
         formats = "text, json_object or json_schema with a json_schema.schema"
-        raise Refusal(400, f"response_format is {self.type!r}; it must be {formats}", parameter="response_format")
+        sentence = f"response_format is {shorten(self.type)}; it must be {formats}"
+        raise Refusal(400, sentence, parameter="response_format")
 
 
 class ChatBody(Fields):
     """A request for the next message of a conversation."""
 
-    messages: list[dict]
+    messages: Many[dict]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[dict] | None = None
+    tools: Many[dict] | None = None
     tool_choice: str | dict | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -67,7 +69,7 @@ class ChatBody(Fields):
         """Raises Refusal if calls are demanded: nothing makes a model call."""
         if self.tool_choice not in (None, "auto", "none"):
             choice = "only auto and none are supported"
-            raise Refusal(400, f"tool_choice is {self.tool_choice!r}; {choice}", parameter="tool_choice")
+            raise Refusal(400, f"tool_choice is {shorten(self.tool_choice)}; {choice}", parameter="tool_choice")
         return [] if self.tool_choice == "none" else self.tools or []
 
     def asked(self) -> object:
@@ -82,7 +84,7 @@ class ChatBody(Fields):
             raise Refusal(400, f"top_logprobs is {top}; {needed}, is possible", parameter="top_logprobs")
         further: dict[str, object] = {"top_logprobs": top}
         if self.max_completion_tokens is not None:
-            further["max_new_tokens"] = self.max_completion_tokens
+            further["max_new_tokens"] = unlimited(self.max_completion_tokens)
         if self.response_format and (schema := self.response_format.schema()):
             further["json_schema"] = schema
         return self.sampling(temperature, **further)

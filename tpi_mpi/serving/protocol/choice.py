@@ -32,7 +32,7 @@ class Delta:
 class Choice:
     """index: among the answers. prompt: the number of its prompt. text: what it continues, as far as that is shown.
 
-    started: whether anything was written of it. length: characters that were.
+    started: whether anything was written of it. length: characters of the tokens whose log-probabilities were.
     """
 
     index: int

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.common.options.sampling import SamplingOptions
 from tpi_mpi.serving.protocol.choice import Choice, Delta
-from tpi_mpi.serving.protocol.fields import Fields
+from tpi_mpi.serving.protocol.fields import Fields, unlimited
 from tpi_mpi.serving.protocol.logprobs import Spell, of_completion
 from tpi_mpi.serving.refusal import Refusal
 
@@ -16,17 +16,24 @@ Prompt = str | list[int]
 class CompletionBody(Fields):
     """A request for completions. logprobs: how many of the most probable tokens are wanted beside each."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list
     echo: bool | None = None
-    logprobs: int | None = None
+    logprobs: int | bool | None = None
 
     def prompts(self) -> Sequence[Prompt]:
-        """The texts or token ids to continue. Raises Refusal if there are none."""
+        """The texts or token ids to continue. Raises Refusal if there are none, or something else."""
         if not self.prompt:
             raise Refusal(400, "the prompt is empty; at least one token is needed", parameter="prompt")
-        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+        several = isinstance(self.prompt, list) and isinstance(self.prompt[0], str | list)
+        prompts = self.prompt if several else [self.prompt]
+        if not all(isinstance(prompt, str) or _are_ids(prompt) for prompt in prompts):
+            raise Refusal(400, "the prompt must be a text, token ids, or a list of either", parameter="prompt")
+        return prompts
+
+    @property
+    def scored(self) -> bool:
+        """Whether log-probabilities are wanted."""
+        return self.logprobs is not None and self.logprobs is not False
 
     def asked(self) -> object:
         """What the log has of it, if prompts are to be there."""
@@ -34,10 +41,15 @@ class CompletionBody(Fields):
 
     def settled(self, temperature: float) -> SamplingOptions:
         """The options of sampling. temperature: for a request that names none. Raises Refusal."""
-        most = _DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
-        scored = most == 0 or bool(self.echo and self.logprobs is not None)
-        top = self.logprobs or 0
+        most = _DEFAULT_TOKENS if self.max_tokens is None else unlimited(self.max_tokens)
+        scored = most == 0 or bool(self.echo and self.scored)
+        top = int(self.logprobs or 0)
         return self.sampling(temperature, max_new_tokens=most, prompt_logprobs=scored, top_logprobs=top)
+
+
+def _are_ids(prompt: object) -> bool:
+    """Whether it is a list of whole numbers. Which of them are tokens is seen later."""
+    return isinstance(prompt, list) and all(type(id) is int for id in prompt)
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class CompletionStyle:
     def whole(self, choice: Choice, delta: Delta) -> dict:
         text = self._prompt(choice) + delta.text
         logprobs = self._logprobs(choice, delta) if self.logprobs else None
-        choice.started, choice.length = True, choice.length + len(text)
+        choice.started = True
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish_reason}
 
     def _prompt(self, choice: Choice) -> str:
@@ -71,5 +83,7 @@ class CompletionStyle:
         echoed = self.echo and not choice.started
         first = choice.request.token_ids[0] if echoed else None
         tokens = [*delta.scores, *delta.tokens] if echoed else delta.tokens
-        offset = choice.length if self.echo else len(choice.text) + choice.length
-        return of_completion(self.spell, first, tokens, offset)
+        before = 0 if self.echo or choice.started else len(choice.text)
+        logprobs = of_completion(self.spell, first, tokens, choice.length + before)
+        choice.length += before + sum(map(len, logprobs["tokens"]))
+        return logprobs

@@ -31,7 +31,7 @@ class Style(Protocol):
 class Order:
     """style: how the answers are written. stream: whether as they come. include_usage: whether a stream counts tokens.
 
-    prompts: how many tokens each prompt has. label: for the log, without anything of the prompts.
+    created: seconds since 1970. key: what tells the answer from all others.
     """
 
     style: Style
