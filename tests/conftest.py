@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -104,11 +106,18 @@ def mpirun(ranks: int | None) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """With what Open MPI wants for more ranks than cores, and for root."""
+    """With what Open MPI wants for more ranks than cores, and for root, and where its files are."""
     return {
         **os.environ,
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "PRTE_MCA_prte_tmpdir_base": files_of_mpirun().name,
     }
+
+
+@cache
+def files_of_mpirun() -> TemporaryDirectory:
+    """A directory that is new: an mpirun does not start where one with its process id was killed."""
+    return TemporaryDirectory(prefix="tpi_mpi-mpirun-")
