@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
@@ -83,22 +83,20 @@ class Client:
     def _request(
         self, method: str, path: str, body: Mapping | None = None, timeout: float = _SILENCE
     ) -> Iterator[HTTPResponse]:
-        connection = self._connection(self._host, self._port, timeout=timeout)
         content = None if body is None else json.dumps(body)
-        try:
-            connection.request(method, self._path + path, content, self._headers)
-            response = connection.getresponse()
-        except (OSError, HTTPException) as error:
-            connection.close()
-            remedy = "start one with python -m tpi_mpi.serve, or name another with --url"
-            raise TpiError(f"no server answers at {self.url} ({_cause(error)}); {remedy}") from None
-        try:
-            yield response
-        except (OSError, HTTPException) as error:
-            raise TpiError(f"the connection to {self.url} was lost ({_cause(error)})") from None
-        finally:
-            response.close()
-            connection.close()
+        with closing(self._connection(self._host, self._port, timeout=timeout)) as connection:
+            try:
+                connection.request(method, self._path + path, content, self._headers)
+                response = connection.getresponse()
+            except (OSError, HTTPException) as error:
+                remedy = "start one with python -m tpi_mpi.serve, or name another with --url"
+                raise TpiError(f"no server answers at {self.url} ({_cause(error)}); {remedy}") from None
+            try:
+                yield response
+            except (OSError, HTTPException) as error:
+                raise TpiError(f"the connection to {self.url} was lost ({_cause(error)})") from None
+            finally:
+                response.close()
 
     def _check(self, response: HTTPResponse) -> None:
         """Raises what the server says against a request, if anything."""

@@ -12,6 +12,8 @@ from tpi_mpi.dialogue.remote import guard
 from tpi_mpi.dialogue.remote.characters import printable
 from tpi_mpi.dialogue.remote.client import Client
 
+# Seconds that a server has to end by itself: it gives its engine ten, and as many again after a signal.
+_GRACE = 25.0
 # Seconds that the guard has to kill the server, once that has had its time to end by itself.
 _KILLING = 5.0
 # Seconds in which a server that can no longer be reached is seen to have ended.
@@ -30,7 +32,7 @@ class PrivateServer:
     """
 
     def __init__(
-        self, slabs: Path, ranks: int, options: Sequence[str], module: str = "tpi_mpi.serve", grace: float = 10.0
+        self, slabs: Path, ranks: int, options: Sequence[str], module: str = "tpi_mpi.serve", grace: float = _GRACE
     ):
         self.ranks = ranks
         self._grace = grace
