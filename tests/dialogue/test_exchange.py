@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from http.client import HTTPConnection
 from itertools import repeat
 
 import pytest
@@ -78,6 +79,18 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_there_is(server):
         talk.answer(lambda piece: signal.raise_signal(signal.SIGINT))
     assert last(talk) == {"role": "assistant", "content": "partly"}
     assert server.stopped.wait(10)
+
+
+def test_ctrl_c_before_the_first_piece_closes_the_connection(server, monkeypatch):
+    def interrupted(connection):
+        connections.append(connection)
+        raise KeyboardInterrupt
+
+    connections = []
+    monkeypatch.setattr(HTTPConnection, "getresponse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Client(server.url).health()
+    assert connections[0].sock is None
 
 
 def test_an_error_in_the_stream_is_told_and_what_there_is_stays(server):

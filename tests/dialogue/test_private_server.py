@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +42,9 @@ def serving(slabs: Path) -> dict[int, list[str]]:
     return found
 
 
-def await_end(slabs: Path) -> None:
+def await_end(there: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
-    while serving(slabs):
+    while there():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -108,10 +109,19 @@ def test_it_ends_with_a_chat_that_is_killed(tmp_path, number):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=REPOSITORY, **pipes) as owner:
         assert owner.stdout.readline() == b"ready\n"
-        assert len(serving(tmp_path)) == 1
+        ((_, words),) = serving(tmp_path).items()
         owner.send_signal(number)
         owner.wait(10)
-    await_end(tmp_path)
+    await_end(lambda: serving(tmp_path))
+    await_end(Path(words[words.index("--api-key-file") + 1]).parent.exists)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_with_its_guard(tmp_path, number):
+    with serve(tmp_path) as server:
+        started(server)
+        server._guard.send_signal(number)
+        await_end(lambda: serving(tmp_path))
 
 
 def test_a_chat_starts_one_if_it_gets_slabs(tmp_path, monkeypatch, capsys):

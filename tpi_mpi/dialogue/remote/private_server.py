@@ -45,10 +45,10 @@ class PrivateServer:
         key_file.touch(mode=0o600)
         key_file.write_text(self._key)
         where = ["--host", "127.0.0.1", "--port", "0", "--ready-file", self._ready, "--api-key-file", key_file]
-        command = [sys.executable, "-m", guard.__name__, str(self._grace), *self._command, *map(str, where)]
+        guarding = [sys.executable, "-m", guard.__name__, self._directory.name, str(self._grace)]
         with open(log, "wb") as output:
             pipes = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
-            self._guard = subprocess.Popen(command, start_new_session=True, **pipes)
+            self._guard = subprocess.Popen([*guarding, *self._command, *where], start_new_session=True, **pipes)
         self._log, self._rest = open(log, "rb"), b""
         return self
 
@@ -65,7 +65,10 @@ class PrivateServer:
 
     def client(self) -> Client | None:
         """A client of the server, once that listens."""
-        return Client(self._ready.read_text().strip(), self._key) if self._ready.exists() else None
+        try:
+            return Client(self._ready.read_text().strip(), self._key)
+        except FileNotFoundError:  # or no longer: the guard removes it
+            return None
 
     def said(self) -> list[str]:
         """The lines that the server has said since this was asked last."""
