@@ -10,5 +10,6 @@ commands      what lines that begin with a slash do
 exchange      questions and their answers
 answer        one answer, as it comes
 conversation  what has been said, in memory and in files
+characters    what of a text may reach a terminal, and how wide it is there
 settings      how answers are sampled
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 from tpi_mpi.common.errors import UserError
 from tpi_mpi.common.files import replace_file
 from tpi_mpi.common.json_object import JsonObject
-from tpi_mpi.dialogue.remote.characters import printable
+from tpi_mpi.dialogue.characters import printable
 
 _SYSTEM, _USER, _ASSISTANT = "system", "user", "assistant"
 

@@ -2,7 +2,6 @@
 
 client          the server's protocol
 events          server-sent events, and the pieces of answers in them
-characters      what of a text may reach a terminal
 activity        what the machines do now, in a phrase
 readiness       waiting until a server is ready
 private_server  a server for one chat alone

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.units import show_duration
-from tpi_mpi.dialogue.remote.characters import printable
+from tpi_mpi.dialogue.characters import printable
 from tpi_mpi.dialogue.remote.client import Client
 
 

@@ -8,7 +8,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from urllib.parse import urlsplit
 
 from tpi_mpi.common.errors import TpiError, UserError
-from tpi_mpi.dialogue.remote.characters import printable
+from tpi_mpi.dialogue.characters import printable
 from tpi_mpi.dialogue.remote.events import Piece, pieces
 
 # Seconds of silence after which a server counts as lost: while it computes, it says every ten that it is waiting.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tpi_mpi.common.errors import TpiError
 from tpi_mpi.common.json_object import shorten
-from tpi_mpi.dialogue.remote.characters import printable
+from tpi_mpi.dialogue.characters import printable
 
 _END = "[DONE]"
 

@@ -4,7 +4,7 @@
 
 Standard input is a pipe of which the owner holds the other end, and never writes to it. Once that is closed, because
 the owner has let go of it or was killed, or at SIGTERM, the command is terminated, and killed if it has not ended
-within SECONDS. Once it has ended, the directory is removed. If the guard itself is killed, Linux terminates the command.
+within SECONDS. Once it has ended, the directory is removed. If the guard itself is killed, Linux ends the command.
 """
 
 import ctypes

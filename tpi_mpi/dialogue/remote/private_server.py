@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.dialogue.characters import printable
 from tpi_mpi.dialogue.remote import guard
-from tpi_mpi.dialogue.remote.characters import printable
 from tpi_mpi.dialogue.remote.client import Client
 
 # Seconds that a server has to end by itself: it gives its engine ten, and as many again after a signal.
