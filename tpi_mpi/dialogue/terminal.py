@@ -38,7 +38,7 @@ def _do(line: str, exchange: Exchange, commands: Commands) -> Outcome:
 
 
 def _answer(exchange: Exchange) -> None:
-    with _on_interrupt(_stop), Display(partial(activity, exchange.client)) as display:
+    with Display(partial(activity, exchange.client)) as display, _on_interrupt(_stop):
         answer = exchange.answer(display.show)
     _tell(answer.figures())
 
