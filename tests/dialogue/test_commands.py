@@ -40,6 +40,8 @@ def test_new_keeps_the_system_prompt_and_system_replaces_it(commands, conversati
     assert conversation.messages() == [{"role": "system", "content": "Be brief."}]
     commands.take("/system Be  kind. ")
     assert last(conversation) == "Be  kind."
+    commands.take("/system\nBe\nkind.")
+    assert last(conversation) == "Be\nkind."
     commands.take("/system")
     assert conversation.messages() == []
 
@@ -84,6 +86,8 @@ MISTAKES = [
     ("/save", "the name of a file is missing"),
     ("/load no.json", "no.json does not exist"),
     ("/save no/a.json", "no/a.json cannot be written"),
+    ("/save ~nobody.here/a.json", "~nobody.here/a.json is nowhere: "),
+    ("/load a\0.json", "cannot be the name of a file; leave out the zero byte"),
     ("/retry", "nothing has been asked"),
     ("/set colour red", "there is no setting 'colour'; the settings are temperature, top_p"),
     ("/set temperature hot", "temperature is 'hot'; a number from 0 up is needed"),

@@ -86,6 +86,12 @@ def test_a_file_that_is_no_conversation_changes_nothing(tmp_path, content, words
     assert conversation.messages() == two_turns().messages()
 
 
+def test_a_file_that_is_nested_too_deep_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        two_turns().load(tmp_path / "a.json")
+
+
 def test_nothing_in_it_can_drive_a_terminal(tmp_path):
     conversation = Conversation("\x1b[2Ja")
     conversation.ask("b\x07\udc80")

@@ -25,7 +25,7 @@ class JsonObject:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path} does not exist; copy it there") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read as JSON: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path} is not a JSON object")

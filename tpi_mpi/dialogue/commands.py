@@ -1,5 +1,6 @@
 """What lines that begin with a slash do."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,15 @@ class Commands:
         return Outcome(asks=True)
 
     def _do(self, line: str) -> Outcome:
-        name, _, argument = line.removeprefix(SLASH).partition(" ")
-        command = self._commands.get(name.strip())
+        name, *rest = re.split(r"\s", line.removeprefix(SLASH), maxsplit=1)
+        argument = "".join(rest).strip()
+        command = self._commands.get(name)
         if command is None:
             remedy = "/help lists the commands, and a question that begins with a slash is typed with two"
             raise UserError(f"there is no command {line.split()[0]}; {remedy}")
-        if argument.strip() and not command.argument:
-            raise UserError(f"/{name} stands alone; leave out {argument.strip()!r}")
-        return command.run(argument.strip())
+        if argument and not command.argument:
+            raise UserError(f"/{name} stands alone; leave out {argument!r}")
+        return command.run(argument)
 
     def _new(self, argument: str) -> Outcome:
         self._conversation.forget()
@@ -98,9 +100,9 @@ class Commands:
         return Outcome("the last question and its answer are taken back")
 
     def _set(self, argument: str) -> Outcome:
-        name, _, value = argument.partition(" ")
+        name, *value = argument.split(maxsplit=1) or [""]
         if value:
-            self._settings.set(name, value.strip())
+            self._settings.set(name, *value)
         elif name:
             self._settings.clear(name)
         return Outcome(str(self._settings))
@@ -119,4 +121,9 @@ class Commands:
 def _file(argument: str) -> Path:
     if not argument:
         raise UserError("the name of a file is missing; give one that ends with .json, as in /save chat.json")
-    return Path(argument).expanduser()
+    if "\0" in argument:
+        raise UserError(f"{argument!r} cannot be the name of a file; leave out the zero byte")
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{argument} is nowhere: {error}; give a name without ~") from None

@@ -133,7 +133,7 @@ def _object(content: bytes) -> dict:
     """The JSON object in a reply; an empty one if there is none."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

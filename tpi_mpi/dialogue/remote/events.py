@@ -56,5 +56,5 @@ def _piece(payload: str) -> Piece:
         text, thought = (printable(delta.get(key) or "") for key in ("content", "reasoning_content"))
         tokens = usage.get("completion_tokens")
         return Piece(text, thought, choice.get("finish_reason"), None if tokens is None else int(tokens))
-    except (ValueError, TypeError, AttributeError, LookupError):
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         raise TpiError(f"the server sent {shorten(payload)}, which is no piece of an answer") from None
