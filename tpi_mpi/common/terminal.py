@@ -14,6 +14,16 @@ def terminal_width() -> int | None:
     return None
 
 
+def own_terminal_width() -> int | None:
+    """As it is now, and of a process that no mpirun has started; None also if no escape sequences are wanted."""
+    return None if is_plain() else _width("/proc/self/fd/2")
+
+
+def is_plain() -> bool:
+    """Whether the terminal obeys no escape sequences, or the person wants none: by TERM=dumb or NO_COLOR."""
+    return os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+
+
 def _width(path: str) -> int | None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY)
@@ -29,6 +39,9 @@ def _width(path: str) -> int | None:
 
 class StatusLine:
     """A status line below the cursor. The cursor stays where it is, perhaps in the middle of streamed text.
+
+    It must not be in the last column: once a line is full to its end, a terminal forgets at any of these sequences that
+    the next character begins another.
 
     As VT100 sequences: move down and up again, so that there is a line below; save the cursor; write the line; restore
     the cursor.

@@ -5,8 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from tpi_mpi.common.terminal import StatusLine, terminal_width
+from tpi_mpi.common.terminal import StatusLine, is_plain, own_terminal_width
 from tpi_mpi.common.units import show_duration
+from tpi_mpi.dialogue.characters import column_after
 from tpi_mpi.dialogue.remote.events import Piece
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -16,7 +17,7 @@ _TICK = 1.0
 
 def dim(text: str) -> str:
     """The text as what is not part of an answer looks."""
-    return f"{_DIM}{text}{_PLAIN}"
+    return text if is_plain() else f"{_DIM}{text}{_PLAIN}"
 
 
 class Display:
@@ -27,16 +28,16 @@ class Display:
 
     def __init__(self, activity: Callable[[], str]):
         self._activity = activity
-        width = terminal_width()
-        self._line = StatusLine(width) if width else None
+        self._line: StatusLine | None = None
         self._writing = threading.Lock()
         self._ended = threading.Event()
         self._thinking = False
         self._written = ""
+        self._column = 0
 
     def __enter__(self) -> "Display":
         self._heard = time.monotonic()
-        if self._line:
+        if own_terminal_width():
             threading.Thread(target=self._watch, name="status", daemon=True).start()
         return self
 
@@ -64,21 +65,29 @@ class Display:
         if thinking == self._thinking:
             return
         self._thinking = thinking
-        if thinking:
-            sys.stdout.write(_DIM)
-            return
-        self._write("\n" if self._written.endswith("\n") else "\n\n")
-        sys.stdout.write(_PLAIN)
-        sys.stdout.flush()
+        if not thinking:
+            self._write("\n" if self._written.endswith("\n") else "\n\n")
+        if not is_plain():
+            sys.stdout.write(_DIM if thinking else _PLAIN)
+            sys.stdout.flush()
 
     def _write(self, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         self._written = text or self._written
+        self._column = column_after(text, self._column, own_terminal_width() or sys.maxsize)
 
     def _clear(self) -> None:
         if self._line:
             self._line.clear()
+            self._line = None
+
+    def _tell(self, text: str) -> None:
+        """Shows the status line, unless the cursor is in the last column; the width may have changed."""
+        width = own_terminal_width()
+        if width and self._column < width - 1:
+            self._line = StatusLine(width)
+            self._line.show(text)
 
     def _watch(self) -> None:
         """The status thread."""
@@ -89,4 +98,4 @@ class Display:
             with self._writing:
                 silence = time.monotonic() - self._heard
                 if silence >= _TICK and not self._ended.is_set():
-                    self._line.show(f"waiting, {show_duration(silence)}{f'; {activity}' if activity else ''}")
+                    self._tell(f"waiting, {show_duration(silence)}{f'; {activity}' if activity else ''}")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from tpi_mpi.common.errors import TpiError
-from tpi_mpi.common.terminal import StatusLine, terminal_width
+from tpi_mpi.common.terminal import StatusLine, own_terminal_width
 from tpi_mpi.common.units import show_duration
 from tpi_mpi.dialogue.remote.client import Client, Health
 from tpi_mpi.dialogue.remote.private_server import PrivateServer
@@ -51,8 +51,7 @@ class _Waiting:
     """A status line, where standard error is a terminal."""
 
     def __enter__(self) -> "_Waiting":
-        width = terminal_width()
-        self._line = StatusLine(width) if width else None
+        self._line: StatusLine | None = None
         self._began = time.monotonic()
         return self
 
@@ -61,7 +60,8 @@ class _Waiting:
 
     def tick(self, what: str, detail: str = "") -> None:
         """Shows what is waited for, and lets some time pass."""
-        if self._line:
+        if width := own_terminal_width():
+            self._line = StatusLine(width)
             self._line.show(f"{what} {show_duration(time.monotonic() - self._began)}{f': {detail}' if detail else ''}")
         time.sleep(_TICK)
 
@@ -75,3 +75,4 @@ class _Waiting:
     def _clear(self) -> None:
         if self._line:
             self._line.clear()
+            self._line = None
