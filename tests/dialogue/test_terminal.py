@@ -15,9 +15,15 @@ import pyte
 import pytest
 from conftest import REPOSITORY
 from fake_server import FakeServer, end, text
+from prompt_toolkit.history import InMemoryHistory
 
 from tpi_mpi.common.errors import UserError
-from tpi_mpi.dialogue import run
+from tpi_mpi.dialogue import prompt, run, terminal
+from tpi_mpi.dialogue.conversation import Conversation
+from tpi_mpi.dialogue.display import Display
+from tpi_mpi.dialogue.exchange import Exchange
+from tpi_mpi.dialogue.remote.client import Client
+from tpi_mpi.dialogue.settings import Settings
 
 CTRL_C, CTRL_D, ALT_ENTER, TAB, UP = "\x03", "\x04", "\x1b\r", "\t", "\x1b[A"
 
@@ -28,7 +34,7 @@ class Person:
     def __init__(self, server: FakeServer, home):
         self.screen = pyte.Screen(80, 24)
         self._stream = pyte.ByteStream(self.screen)
-        variables = {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", "XDG_STATE_HOME": str(home)}
+        variables = {"PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", "NO_COLOR": "", "XDG_STATE_HOME": str(home)}
         command = [sys.executable, "-m", "tpi_mpi.chat", "--url", server.url]
         self.process, self._terminal = pty.fork()
         if self.process == 0:
@@ -139,6 +145,40 @@ def test_keys(server, person):
 def test_a_chat_that_is_told_to_end_leaves_its_terminal_in_order(person):
     os.kill(person.process, signal.SIGTERM)
     assert person.leaves() == 128 + signal.SIGTERM
+
+
+def test_ctrl_c_as_an_answer_begins_or_ends_leaves_no_status_thread(server, monkeypatch, capsys):
+    class Interrupted(Display):
+        def __enter__(self):
+            signal.raise_signal(signal.SIGINT)
+            return super().__enter__()
+
+        def __exit__(self, *exception):
+            signal.raise_signal(signal.SIGINT)
+            super().__exit__(*exception)
+
+    monkeypatch.setattr(terminal, "Display", Interrupted)
+    conversation = Conversation()
+    conversation.ask("Hello")
+    with terminal._on_interrupt(terminal._ignore):
+        terminal._answer(Exchange(Client(server.url), conversation, Settings({})))
+    assert "You said: Hello" in capsys.readouterr().out
+
+
+def test_without_a_home_directory_there_is_no_history(monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", "~nobody.here")
+    assert isinstance(prompt._history(), InMemoryHistory)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_history_that_can_no_longer_be_written_is_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    history = prompt._history()
+    history.filename = "/dev/full"
+    for line in ("one", "two"):
+        history.append_string(line)
+    assert capsys.readouterr().err.count("/dev/full cannot be written (No space left on device)") == 1
+    assert history.get_strings() == ["one", "two"]
 
 
 def test_without_prompt_toolkit_a_sentence_says_how_to_install_it(monkeypatch):

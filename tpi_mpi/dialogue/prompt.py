@@ -92,7 +92,10 @@ def _keys() -> KeyBindings:
 
 def _history() -> History:
     """What was typed in earlier chats, which nobody else may read."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError:  # there is no such home directory
+        return InMemoryHistory()
     path = state / "tpi_mpi" / "chat_history"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,6 +103,27 @@ def _history() -> History:
         os.fchmod(descriptor, 0o600)
         os.close(descriptor)
     except OSError as error:
-        say(f"what you type is not kept for later chats: {path} cannot be written ({error.strerror})")
+        _tell_unkept(path, error)
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return _KeptHistory(path)
+
+
+class _KeptHistory(FileHistory):
+    """A file, for as long as that can be written; when it no longer can, that is said once."""
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._told = False
+
+    def store_string(self, string: str) -> None:
+        """Called by prompt_toolkit."""
+        try:
+            super().store_string(string)
+        except OSError as error:
+            if not self._told:
+                _tell_unkept(Path(self.filename), error)
+            self._told = True
+
+
+def _tell_unkept(path: Path, error: OSError) -> None:
+    say(f"what you type is not kept for later chats: {path} cannot be written ({error.strerror})")
