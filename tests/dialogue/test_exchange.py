@@ -10,10 +10,12 @@ import pytest
 from fake_server import MODEL, FakeServer, end, text
 
 from tpi_mpi.common.errors import TpiError, UserError
+from tpi_mpi.dialogue.answer import Answer
 from tpi_mpi.dialogue.conversation import Conversation
 from tpi_mpi.dialogue.exchange import Exchange
 from tpi_mpi.dialogue.remote.activity import activity, described
 from tpi_mpi.dialogue.remote.client import Client
+from tpi_mpi.dialogue.remote.events import Piece
 from tpi_mpi.dialogue.remote.readiness import wait_until_ready
 from tpi_mpi.dialogue.settings import Settings
 
@@ -141,6 +143,23 @@ def test_whoever_knows_better_why_the_server_failed_is_asked(server):
     talk = Exchange(Client(server.url), Conversation(), Settings({}), explain)
     with pytest.raises(TpiError, match="it has ended"):
         talk.answer(lambda piece: None)
+
+
+def test_for_a_mistake_of_the_person_nobody_is_asked_why(server):
+    server.refusal = (400, "too long", {})
+    talk = Exchange(Client(server.url), Conversation(), Settings({}), lambda: pytest.fail("asked"))
+    with pytest.raises(UserError, match="too long"):
+        talk.answer(lambda piece: None)
+
+
+@pytest.mark.parametrize(("pieces", "rate"), [((2.0, 2.05), "2.0"), ((2.0, 5.0), "1.0")])
+def test_what_comes_at_once_is_timed_from_the_question_on(monkeypatch, pieces, rate):
+    times = iter((0.0, *pieces))
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    answer = Answer()
+    answer.take(Piece("a "))
+    answer.take(Piece("b c d", tokens=4))
+    assert answer.figures() == f"4 tokens, {rate} tokens/s, the first after 2.0 s"
 
 
 def test_a_server_that_is_not_there_is_a_sentence():

@@ -5,6 +5,9 @@ import time
 from tpi_mpi.common.units import show_seconds
 from tpi_mpi.dialogue.remote.events import Piece
 
+# Seconds within which pieces come at once, so that the time between them tells nothing.
+_AT_ONCE = 0.1
+
 
 class Answer:
     """text: what has come so far. finish_reason: why it has ended, or None.
@@ -36,10 +39,16 @@ class Answer:
     def figures(self) -> str:
         """Tokens, tokens per second and the time to the first token, as far as they are known."""
         told = [] if self._tokens is None else [f"{self._tokens} {'token' if self._tokens == 1 else 'tokens'}"]
-        if self._tokens and self._tokens > 1 and self._last > self._first:
-            told.append(f"{(self._tokens - 1) / (self._last - self._first):.1f} tokens/s")
+        if self._tokens and self._tokens > 1 and self._first:
+            told.append(f"{self._rate(self._tokens):.1f} tokens/s")
         if self._first:
             told.append(f"the first after {show_seconds(self._first - self._began)}")
         if self.cut:
             told.append("ended at its limit")
         return ", ".join(told)
+
+    def _rate(self, tokens: int) -> float:
+        """Tokens per second: of those after the first, or of all since the question if they came at once."""
+        if self._last - self._first > _AT_ONCE:
+            return (tokens - 1) / (self._last - self._first)
+        return tokens / (self._last - self._began)

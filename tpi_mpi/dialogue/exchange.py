@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 
-from tpi_mpi.common.errors import TpiError
+from tpi_mpi.common.errors import TpiError, UserError
 from tpi_mpi.dialogue.answer import Answer
 from tpi_mpi.dialogue.conversation import Conversation
 from tpi_mpi.dialogue.remote.client import Client
@@ -35,6 +35,8 @@ class Exchange:
                 for piece in pieces:
                     answer.take(piece)
                     show(piece)
+        except UserError:
+            raise
         except TpiError:
             self._explain()
             raise
