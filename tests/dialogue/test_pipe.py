@@ -82,6 +82,7 @@ MISTAKES = [
     (["--ranks", "2"], "--ranks needs SLABS"),
     (["nowhere", "--ranks", "2"], "nowhere is not a directory of slabs, which is named before all options\n"),
     ([".", "--url", "http://a"], "--url and --api-key-file are for a server that runs already"),
+    ([".", "--ranks", "2", "--port=80"], "--port=80 is not for a server of this chat alone"),
     (["."], "--ranks is None; give how many ranks"),
     (["--top-p", "2"], "top_p is '2'; a number from 0 to 1 is needed"),
     (["--url", "here"], "--url is 'here'; the address of a server is needed"),

@@ -11,6 +11,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "TPI_MPI_API_KEY"
 """The variable of the environment that holds the API key if no file does."""
 
+_OF_SHARED_SERVERS = ("--host", "--port", "--ready-file", "--no-api-key")
+
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -35,6 +37,7 @@ class ChatOptions:
             return
         if self.url is not None or self.api_key_file is not None:
             raise UserError("--url and --api-key-file are for a server that runs already; leave out SLABS, or these")
+        self._refuse_sharing()
         if not self.slabs.is_dir():
             without = f"; without one, there is no option {self.engine[0]}" if self.engine else ""
             raise UserError(f"{self.slabs} is not a directory of slabs, which is named before all options{without}")
@@ -47,6 +50,13 @@ class ChatOptions:
             raise UserError(f"unrecognized arguments: {' '.join(self.engine)}; see --help")
         if self.ranks is not None:
             raise UserError("--ranks needs SLABS: it is for a server that is started for this chat")
+
+    def _refuse_sharing(self) -> None:
+        """Raises UserError for options that would let others reach the server that is started for this chat."""
+        for option in self.engine:
+            if option.partition("=")[0] in _OF_SHARED_SERVERS:
+                remedy = "start one that others can reach with python -m tpi_mpi.serve"
+                raise UserError(f"{option} is not for a server of this chat alone; leave it out, or {remedy}")
 
     def api_key(self) -> str | None:
         """The API key of a server that runs already, if there is one. Raises UserError if it cannot be read."""
