@@ -159,7 +159,7 @@ def test_what_comes_at_once_is_timed_from_the_question_on(monkeypatch, pieces, r
     answer = Answer()
     answer.take(Piece("a "))
     answer.take(Piece("b c d", tokens=4))
-    assert answer.figures() == f"4 tokens, {rate} tokens/s, the first after 2.0 s"
+    assert answer.figures() == f"4 tokens, {rate} tokens/s, the first after 2.00 s"
 
 
 def test_a_server_that_is_not_there_is_a_sentence():
