@@ -182,8 +182,10 @@ def test_a_history_that_can_no_longer_be_written_is_told_once(tmp_path, monkeypa
 
 
 def test_without_prompt_toolkit_a_sentence_says_how_to_install_it(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith(("prompt_toolkit", "tpi_mpi.dialogue.terminal"))]:
+    users = ("prompt_toolkit", "tpi_mpi.dialogue.terminal", "tpi_mpi.dialogue.prompt")
+    for name in [name for name in sys.modules if name.startswith(users)]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("tpi_mpi.dialogue.terminal")
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
     for name in ("stdin", "stdout"):
         stream = io.TextIOWrapper(io.BytesIO())
