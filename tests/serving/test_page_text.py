@@ -82,9 +82,11 @@ def test_text_in_pieces_is_shown_as_at_once(page, size):
         ("**2*3** 2 * 3 * 4 a_b_c *x", "<p><strong>2*3</strong> 2 * 3 * 4 a_b_c *x</p>"),
         ("***all*** ~~gone~~ \\*", "<p><strong><em>all</em></strong> <s>gone</s> *</p>"),
         ("`` a`b `` <b>", "<p><code>a`b</code> &lt;b&gt;</p>"),
-        ("- a\n  3. b\n- c", '<ul><li><p>a</p><ol start="3"><li><p>b</p></li></ol></li><li><p>c</p></li></ul>'),
+        ("- a\n\n  3. b", '<ul dir="auto"><li><p>a</p><ol dir="auto" start="3"><li><p>b</p></li></ol></li></ul>'),
+        ("a\n1986. b", "<p>a<br>1986. b</p>"),
+        ("\\(a\\) \\[b\\,c\\]", "<p>\\(a\\) \\[b\\,c\\]</p>"),
         ("# A\nb\nc\n***", "<h3>A</h3><p>b<br>c</p><hr>"),
-        ("> a\n> > b", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>"),
+        ("> a\n> > b", '<blockquote dir="auto"><p>a</p><blockquote dir="auto"><p>b</p></blockquote></blockquote>'),
         ("[x](data:text/html,y) ![z](/z)", "<p>[x](data:text/html,y) ![z](/z)</p>"),
     ],
 )
