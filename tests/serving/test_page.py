@@ -153,6 +153,7 @@ def test_edits_and_retries_replace_what_follows(page, server):
     asked = len(server.asked)
     page.get_by_role("button", name="Retry").last.click()
     page.wait_for_selector(f"text={asked + 1} to two")
+    before = texts(page)
     page.locator(".user").first.hover()
     page.get_by_role("button", name="Edit").first.click()
     page.locator(".user textarea").fill("three")
@@ -160,6 +161,44 @@ def test_edits_and_retries_replace_what_follows(page, server):
     page.wait_for_selector("text=to three")
     assert texts(page) == ["three", f"{len(server.asked)} to three"]
     assert server.asked[-1]["messages"] == [{"role": "user", "content": "three"}]
+    page.get_by_role("button", name="Undo").click()
+    assert texts(page) == before
+
+
+def test_a_draft_outlives_another_conversation_and_the_page(page):
+    page.fill("#question", "half a thought")
+    page.click("#new-conversation")
+    assert page.input_value("#question") == ""
+    page.click("#conversations .name")
+    assert page.input_value("#question") == "half a thought"
+    page.reload()
+    assert page.input_value("#question") == "half a thought"
+
+
+def test_a_name_is_written_while_an_answer_ends(page):
+    ask(page, "hold it", "text=to hold it")
+    page.click("#conversations [aria-label^=Rename]")
+    page.keyboard.type("A name")
+    page.evaluate("stopAnswer()")
+    page.wait_for_selector(".counts:has-text('stopped')")
+    page.keyboard.press("Enter")
+    assert page.locator("#conversations .name").all_inner_texts() == ["A name"]
+
+
+def test_another_window_follows_an_answer_and_does_not_spoil_it(page):
+    ask(page, "hold it", "text=to hold it")
+    other = page.context.new_page()
+    other.goto(page.url)
+    assert other.locator(".waiting").inner_text() == "Another window writes this"
+    ask(other, "me too", "#notice:has-text('Another window writes an answer here.')")
+    other.locator(".user").hover()
+    other.get_by_role("button", name="Edit").click()
+    other.fill(".user textarea", "half a thought")
+    page.keyboard.press("Escape")
+    other.wait_for_selector(".counts:has-text('stopped')")
+    assert texts(other) == texts(page)[1:]
+    assert other.input_value(".user textarea") == "half a thought"
+    assert other.input_value("#question") == "me too"
 
 
 def test_conversations_are_kept_and_a_broken_one_spoils_none(page, server):
@@ -200,6 +239,13 @@ def test_errors_stand_where_the_answer_would_and_can_be_retried(page, server):
     page.wait_for_selector(f"text={asked + 1} to fail")
     page.click("#new-conversation")
     ask(page, "crowd", "text=Too many wait. Try again in 7 s.")
+
+
+def test_a_server_that_falls_silent_is_told(page):
+    page.clock.install()
+    ask(page, "hold it", "text=to hold it")
+    page.clock.fast_forward(61_000)
+    page.wait_for_selector(".failure:has-text('The server does not answer.')")
 
 
 def test_machines_are_shown(page):
