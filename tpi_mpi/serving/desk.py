@@ -59,10 +59,6 @@ class Desk:
         """Has requests continued, all of them or none. Raises Refusal if there are too many, or the desk is closed."""
         if self._closed:
             raise Refusal.unavailable(self._closed)
-        if len(requests) > self.most:
-            raise Refusal(
-                400, f"{len(requests)} sequences in one request; at most {self.most} can be asked for at once"
-            )
         free = max(0, self._slots - len(self.running)) if self._send else 0
         if len(self.waiting) + len(requests) > self.most + free:
             waiting = f"{len(self.waiting)} sequences wait already, of at most {self.most}"
