@@ -76,7 +76,7 @@ class Server:
         found = []
         for process in descendants(self.process.pid):
             words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-            if words[0].endswith(b"python") or b"tpi_mpi.backend" in words[:4]:
+            if b"tpi_mpi.backend" in words[:4]:
                 found.append(process)
         return found
 

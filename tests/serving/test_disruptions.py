@@ -197,6 +197,28 @@ def test_keys_are_asked_for(start, tmp_path):
     assert server.ask("GET", "/")[0] == 200
 
 
+def test_pages_of_a_named_origin_may_ask_and_prompts_are_logged_where_that_is_wanted(start):
+    options = ["--cors", "http://friend.example", "--model-name", "mine", "--log-prompts"]
+    server = start(*options, ranks=1).wait_until_ready()
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    status, _, headers = server.ask("OPTIONS", COMPLETIONS, Origin="http://friend.example", **asking)
+    assert (status, headers["access-control-allow-origin"]) == (200, "http://friend.example")
+    assert server.ask("OPTIONS", COMPLETIONS, Origin="http://stranger.example", **asking)[0] == 400
+    assert server.get("/v1/models")[1]["data"][0]["id"] == "mine"
+    assert server.post(COMPLETIONS, prompt="a secret", max_tokens=2)[0] == 200
+    assert "a secret" in server.log.read_text()
+
+
+def test_prompts_are_not_logged_otherwise(start):
+    server = start(ranks=1).wait_until_ready()
+    assert server.post(COMPLETIONS, prompt="a secret", max_tokens=2)[0] == 200
+    assert server.post(COMPLETIONS, prompt="a secret", frobnicate="a secret")[0] == 400
+    assert server.post(COMPLETIONS, prompt="a secret", model="a secret")[0] == 404
+    assert server.stop() == 0
+    assert server.log.read_text().count(COMPLETIONS) == 3
+    assert "secret" not in server.log.read_text()
+
+
 MISTAKES = [
     (["--host", "0.0.0.0"], "give --api-key-file FILE, or --no-api-key to let everybody in"),
     (["--ranks", "3"], "the slabs were split for 1 ranks; give --ranks 1"),
