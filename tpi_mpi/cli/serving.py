@@ -45,10 +45,10 @@ def parse_serve(arguments: Sequence[str] | None) -> ServeOptions:
     serve_parser().parse_args(arguments)  # complains of what neither of the two knows
     own = Parser(add_help=False)
     _add_serve(own)
-    given, engine = own.parse_known_args(arguments)
-    slabs = parse_backend([*engine, "--socket", ""]).slabs
+    given, command = own.parse_known_args(arguments)
+    engine = parse_backend([*command, "--socket", ""])
     values = {**vars(given), "cors": tuple(given.cors)}
-    return ServeOptions(slabs=slabs, engine=tuple(engine), **values)
+    return ServeOptions(engine, tuple(command), **values)
 
 
 def serve_parser() -> Parser:

@@ -26,7 +26,7 @@ def command(options: ServeOptions, socket: str) -> list[str]:
     launcher = shlex.split(options.mpirun) if options.mpirun else [_mpirun()]
     hosts = ["--hostfile", str(options.hostfile)] if options.hostfile else []
     ranks = [*launcher, "-np", str(options.ranks), *hosts, "--bind-to", "none"]
-    return [*ranks, sys.executable, "-m", "tpi_mpi.backend", *options.engine, "--socket", socket]
+    return [*ranks, sys.executable, "-m", "tpi_mpi.backend", *options.command, "--socket", socket]
 
 
 def _mpirun() -> str:

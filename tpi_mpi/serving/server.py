@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tpi_mpi.cli.serving import parse_backend
 from tpi_mpi.common.errors import UserError, say
 from tpi_mpi.common.files import replace_file
 from tpi_mpi.common.options.programs import ServeOptions
@@ -32,7 +31,7 @@ _PATIENCE, _SILENCE, _LAST_WORDS = 120, 30, 2
 def serve(options: ServeOptions) -> None:
     """Serves until a signal ends it. Raises TpiError if it cannot, or cannot any more."""
     keys = _keys(options)
-    manifest = Manifest.load(options.slabs)
+    manifest = Manifest.load(options.engine.slabs)
     if manifest.ranks != options.ranks:
         raise UserError(f"the slabs were split for {manifest.ranks} ranks; give --ranks {manifest.ranks}")
     service = _service(options, manifest)
@@ -59,10 +58,10 @@ def _keys(options: ServeOptions) -> list[str]:
 
 
 def _service(options: ServeOptions, manifest: Manifest) -> Service:
-    config = own_slab(options.slabs, 0, options.ranks).config
-    engine = parse_backend([*options.engine, "--socket", ""])
+    engine = options.engine
+    config = own_slab(engine.slabs, 0, options.ranks).config
     longest = Demand.of_many(engine.longest, config.context_length, engine.machine.batch).longest
-    intake = Intake(options.slabs, config, longest, served=True)
+    intake = Intake(engine.slabs, config, longest, served=True)
     return Service(intake, options.model_name or manifest.model, options.queue)
 
 

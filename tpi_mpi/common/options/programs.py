@@ -78,8 +78,8 @@ class BackendOptions(_RankOptions):
 class ServeOptions:
     """The options of tpi_mpi.serve.
 
-    ranks: of the engine, which ``mpirun`` starts, on the hosts of ``hostfile`` if there is one. engine: its command
-        line, but for the socket.
+    ranks: of the engine, which ``mpirun`` starts, on the hosts of ``hostfile`` if there is one. command: its command
+        line, but for the socket. engine: what that says.
     host, port: where to listen; any free port if that is 0. ready_file: gets the address once the server listens.
     api_key_file: a file with the keys of clients, one a line. no_api_key: whether others than this machine's need none.
     cors: origins of web pages that may use the server. model_name: None for that of the checkpoint.
@@ -90,9 +90,9 @@ class ServeOptions:
     Raises UserError for a value that is not allowed.
     """
 
-    slabs: Path
+    engine: BackendOptions
+    command: tuple[str, ...]
     ranks: int
-    engine: tuple[str, ...] = ()
     hostfile: Path | None = None
     mpirun: str | None = None
     host: str = "127.0.0.1"
